@@ -1,0 +1,157 @@
+"""Make a written checkpoint visible under its names: the commit point. Takes no decision of its own but to lose nothing."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from holdfast.catalog import records
+from holdfast.catalog.folder import Folder, Listing, file_fact
+from holdfast.catalog.manifest import Manifest, number
+from holdfast.errors import StoreError
+from holdfast.policy.plan import Amend, Save
+from holdfast.policy.values import Record
+from holdfast.policy.where import Where
+from holdfast.store import Entry, Sink
+
+
+@dataclass(frozen=True)
+class Published:
+    """A checkpoint that is there, durably, under its first name at least.
+
+    Args:
+        record: With the names that it really got.
+        troubles: What failed after the commit point; evictions wait for a publish without any.
+    """
+
+    record: Record
+    troubles: tuple[StoreError, ...] = ()
+
+
+def publish(
+    folder: Folder, sink: Sink, save: Save, manifest: Manifest, *, bytes: int, going: Collection[str]
+) -> Published:
+    """Publish a complete file; call it inside ``folder.exclusive()``.
+
+    The file is durable under its first name before any other name moves to it, and before the ledger is told.
+
+    Args:
+        folder: Where.
+        sink: The written file.
+        save: Its names.
+        manifest: What it holds.
+        bytes: Its length.
+        going: Ids of checkpoints whose last name may go to this one: those that the plan evicts.
+
+    Raises:
+        StoreError: Nothing was published; every name is what it was.
+    """
+    listing, run = folder.scan(), manifest.run.id
+    first, *others = save.names
+    entries = [_first(folder, sink, listing, first, run, move=first in save.moves, going=going)]
+    troubles = []
+    try:
+        for name in others:
+            if name in save.moves:
+                _keep_what_is_there(folder, listing, name, run, going)
+            entries.append(_link(folder, entries[0].name, name, run, move=name in save.moves))
+    except StoreError as error:
+        troubles.append(error)
+    record = records.project(manifest, bytes=bytes, names=tuple(e.name for e in entries))
+    try:
+        folder.ledger.write("committed", record=records.to_json(record), files=[file_fact(e) for e in entries])
+        if not save.policies:
+            folder.ledger.write("pinned", id=record.id)
+    except StoreError as error:
+        troubles.append(error)
+    return Published(record, tuple(troubles))
+
+
+def amend(folder: Folder, amends: Collection[Amend], run: str) -> None:
+    """Add names, claims, scores, labels and pins to checkpoints that exist; call it inside ``folder.exclusive()``."""
+    listing = folder.scan()
+    for change in amends:
+        record = listing.by_id(change.id)
+        if record is None:
+            continue  # it went meanwhile by another hand: there is nothing to add to
+        for name in change.names:
+            entry = _link(folder, record.names[0], name, run, move=False)
+            folder.ledger.write("linked", id=record.id, file=file_fact(entry))
+        if change.policies:
+            folder.ledger.write("wanted", id=record.id, policies=list(change.policies))
+        if change.scores:
+            folder.ledger.write("scored", id=record.id, scores={k: number(v) for k, v in change.scores.items()})
+        if change.label is not None:
+            folder.ledger.write("labelled", id=record.id, label=change.label)
+        if change.pin:
+            folder.ledger.write("pinned", id=record.id)
+
+
+def evict(folder: Folder, reasons: Mapping[str, str], run: str) -> tuple[str, ...]:
+    """Remove checkpoints, each looked at once more; call it inside ``folder.exclusive()``, after ``publish``.
+
+    Only what this run wrote, and what is not pinned by now, goes.
+
+    Returns:
+        The names that went.
+    """
+    listing = folder.scan()
+    gone: list[str] = []
+    for id, reason in reasons.items():
+        record = listing.by_id(id)
+        if record is not None and (record.run != run or record.pinned):
+            continue
+        names = record.names if record is not None else ()
+        for name in names:
+            folder.store.remove(name)
+        folder.ledger.write("evicted", id=id, names=list(names), reason=reason)
+        gone.extend(names)
+    return tuple(gone)
+
+
+def _first(
+    folder: Folder, sink: Sink, listing: Listing, name: str, run: str, *, move: bool, going: Collection[str]
+) -> Entry:
+    """The commit point. Where another writer was faster to a name that is not ours to take, the next free one."""
+    if move:
+        _keep_what_is_there(folder, listing, name, run, going)
+    taken = set(listing.names)
+    while True:
+        try:
+            return sink.publish(name, replace=move)
+        except StoreError as error:
+            if move or error.errno != errno.EEXIST:
+                raise
+            taken.add(name)
+            name = Where().versioned(name, taken)
+
+
+def _link(folder: Folder, source: str, name: str, run: str, *, move: bool) -> Entry:
+    taken = set()
+    while True:
+        try:
+            return folder.store.link(source, name, replace=move, owner=run)
+        except StoreError as error:
+            if move or error.errno != errno.EEXIST:
+                raise
+            taken.add(name)
+            name = Where().versioned(name, taken)
+
+
+def _keep_what_is_there(
+    folder: Folder, listing: Listing, name: str, run: str, going: Collection[str]
+) -> None:
+    """Before ``name`` moves: what stands there, has no other name, and was not let go, gets a name of its own."""
+    if name not in listing.names:
+        return
+    record = listing.by_name(name)
+    if record is not None:
+        if any(other != name for other in record.names) or (record.id in going and not record.pinned):
+            return
+        wanted = Where().name(record.progress, record.scores)
+    else:
+        wanted = name
+    kept = _link(folder, name, Where().versioned(wanted, listing.names), run, move=False)
+    if record is not None:
+        folder.ledger.write("linked", id=record.id, file=file_fact(kept))

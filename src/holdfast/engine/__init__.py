@@ -1,0 +1,1 @@
+"""Move state between a running training and a store. Knows torch; knows no trainer."""

@@ -1,0 +1,111 @@
+"""Turn a snapshot into the bytes of a one-file checkpoint, each at its final offset. Knows no folder and no names."""
+
+from __future__ import annotations
+
+import pickle
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from holdfast.catalog import layout
+from holdfast.catalog.manifest import EntryInfo, Manifest, TensorInfo
+from holdfast.engine import pickling
+from holdfast.engine.snapshot import Snapshot
+from holdfast.store import Sink
+
+_CHUNK = 8 * 2**20
+_FIXED = {"archive/byteorder": b"little", "archive/version": b"3\n"}
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A checkpoint laid out: every byte has its place, none is written yet.
+
+    Args:
+        manifest: Complete but for the CRC-32s, which are zero.
+        contents: Entry name to its content: small ones as bytes, storages as memory.
+        layout: Where each goes; the last slot is the manifest's.
+    """
+
+    manifest: Manifest
+    contents: Mapping[str, bytes | torch.UntypedStorage]
+    layout: layout.Layout
+
+    @property
+    def bytes(self) -> int:
+        """The length of the file."""
+        return self.layout.bytes
+
+
+def lay_out(root: Any, snapshot: Snapshot, manifest: Manifest) -> Archive:
+    """Compute the file of a snapshot.
+
+    Args:
+        root: The arranged tree, as the pickle is to hold it.
+        snapshot: Where the storages are.
+        manifest: All that is known of the checkpoint but its bytes: tensors, entries and opaque are filled in here.
+    """
+    tree = snapshot.tree
+    contents: dict[str, bytes | torch.UntypedStorage] = {
+        layout.FORMAT_ENTRY: layout.FORMAT_SIGN,
+        layout.PICKLE_ENTRY: pickling.dumps(root, lambda key: tree.storages[key].nbytes()),
+        **_FIXED,
+    }
+    contents.update({f"{layout.PREFIX}data/{key}": storage for key, storage in tree.storages.items()})
+    if snapshot.opaque:
+        contents[layout.OPAQUE_ENTRY] = pickle.dumps(dict(snapshot.opaque), protocol=4)
+    sizes = [(name, _length(content)) for name, content in contents.items()]
+    places = layout.compute(sizes).slots
+    whole = replace(
+        manifest,
+        tensors=tuple(
+            TensorInfo(t.path, str(t.dtype).removeprefix("torch."), t.shape, t.stride, t.storage, t.offset)
+            for t in tree.tensors
+        ),
+        entries=tuple(EntryInfo(s.name, s.offset, s.length, 0) for s in places),
+        opaque=tuple(snapshot.opaque),
+        types=dict(tree.types),
+    )
+    final = layout.compute([*sizes, (layout.MANIFEST_ENTRY, len(whole.to_bytes()))])
+    return Archive(whole, contents, final)
+
+
+def write(archive: Archive, sink: Sink) -> Manifest:
+    """Write all bytes; the checksums are taken on the way and filled in at the end.
+
+    Returns:
+        The manifest with its CRC-32s, as it stands in the file.
+
+    Raises:
+        StoreError: A write failed.
+    """
+    entries = []
+    for entry in archive.manifest.entries:
+        crc = 0
+        content = memoryview(_readable(archive.contents[entry.name]))
+        for start in range(0, entry.length, _CHUNK):
+            piece = content[start : start + _CHUNK]
+            crc = zlib.crc32(piece, crc)
+            sink.write_at(entry.offset + start, piece)
+        entries.append(entry._replace(crc=crc))
+    manifest = replace(archive.manifest, entries=tuple(entries))
+    raw = manifest.to_bytes()
+    assert len(raw) == archive.layout.slots[-1].length, "checksums have a fixed width"
+    sink.write_at(archive.layout.slots[-1].offset, raw)
+    for offset, structure in layout.skeleton(archive.layout, [*(e.crc for e in entries), zlib.crc32(raw)]):
+        sink.write_at(offset, structure)
+    return manifest
+
+
+def _length(content: bytes | torch.UntypedStorage) -> int:
+    return len(content) if isinstance(content, bytes) else content.nbytes()
+
+
+def _readable(content: bytes | torch.UntypedStorage) -> Any:
+    """The content as something with the buffer protocol; a storage's memory is not copied."""
+    if isinstance(content, bytes):
+        return content
+    return torch.empty(0, dtype=torch.uint8).set_(content).numpy()

@@ -1,0 +1,66 @@
+"""All ranks write, or the checkpoint does not exist: two phases over a mailbox, no collective, every wait bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from holdfast.engine.group import Group
+from holdfast.errors import HoldfastError, RankError
+
+
+def commit(
+    group: Group,
+    key: str,
+    *,
+    write: Callable[[], None],
+    publish: Callable[[], dict[str, Any]],
+    deadline: float,
+) -> dict[str, Any]:
+    """Write on every rank, then publish on rank 0. Runs on the writer thread of each rank.
+
+    Args:
+        group: The ranks.
+        key: Tells this save from all others; the same on every rank.
+        write: This rank's part. What it raises makes the save fail on all ranks, with that error.
+        publish: Rank 0's commit; its plain result reaches every rank.
+        deadline: Seconds that a rank waits for the others.
+
+    Returns:
+        What ``publish`` returned on rank 0.
+
+    Raises:
+        RankError: Another rank failed or did not answer within the deadline; its own words are in the sentence.
+    """
+    failure: Exception | None = None
+    try:
+        write()
+    except Exception as error:  # any failure at all must reach the other ranks before it is raised here
+        failure = error
+    group.mailbox.post(f"{key}/written", {"error": _words(failure)})
+    if group.rank != 0:
+        if failure is not None:
+            raise failure
+        (answer,) = group.mailbox.collect(f"{key}/outcome", ranks=[0], deadline=2 * deadline).values()
+        if answer["error"] is not None:
+            raise RankError(answer["error"], rank=0, phase="commit")
+        result: dict[str, Any] = answer["result"]
+        return result
+    try:
+        if failure is not None:
+            raise failure
+        for rank, answer in group.mailbox.collect(f"{key}/written", deadline=deadline).items():
+            if answer["error"] is not None:
+                raise RankError(answer["error"], rank=rank, phase="write")
+        result = publish()
+    except Exception as error:
+        group.mailbox.post(f"{key}/outcome", {"error": _words(error), "result": None})
+        raise
+    group.mailbox.post(f"{key}/outcome", {"error": None, "result": result})
+    return result
+
+
+def _words(error: Exception | None) -> str | None:
+    if error is None:
+        return None
+    return str(error) if isinstance(error, HoldfastError) else f"{type(error).__name__}: {error}"

@@ -1,0 +1,359 @@
+"""Save what policies decide: plan on rank 0, capture, hand to the writer, settle. Knows no trainer and no model."""
+
+from __future__ import annotations
+
+import platform
+import secrets
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+
+from holdfast._version import __version__
+from holdfast.catalog import publish as publishing
+from holdfast.catalog import records, resolve
+from holdfast.catalog.folder import Folder
+from holdfast.catalog.manifest import Manifest
+from holdfast.catalog.runs import Run
+from holdfast.engine import archive, snapshot, statetree
+from holdfast.engine.commit import commit
+from holdfast.engine.group import Group, Solo
+from holdfast.engine.writer import Ticket, Writer
+from holdfast.errors import ConfigError, HoldfastError, SaveFailed, StoreError
+from holdfast.formats import lightning
+from holdfast.policy import plan as planning
+from holdfast.policy.plan import Plan, Policy, Save
+from holdfast.policy.values import Event, Moment, Progress, Record, Tally
+from holdfast.policy.what import What
+
+_BARE_STEP = frozenset({Event.BATCH_END})
+_FAILURES_IN_A_ROW = 3
+
+
+class SaveFailedWarning(UserWarning):
+    """A save in the background failed; training goes on, and the next trigger tries again."""
+
+
+class OpaqueStateWarning(UserWarning):
+    """A checkpoint holds values that the safe loader does not give back."""
+
+
+@dataclass(frozen=True)
+class Captured:
+    """The state of one step, as the objects themselves give it.
+
+    Args:
+        parts: Part name to its state.
+        frozen: Dotted paths of the model's parameters that are not trained.
+        groups: Part name of an optimizer to the parameter names of each of its groups.
+    """
+
+    parts: Mapping[str, Any]
+    frozen: frozenset[str] = frozenset()
+    groups: Mapping[str, Sequence[Sequence[str]]] | None = None
+
+
+Capture = Callable[[What], Captured]
+
+
+class Engine:
+    """Policies, a folder and a run, brought together.
+
+    Args:
+        folder: Where to save.
+        run: The run that this process is.
+        policies: All of them, with unique names.
+        capture: Gives the state, by parts, as it is now.
+        group: The other ranks.
+        tallies: What each policy remembers from before.
+        on_error: What a failed background save does: ``"warn"`` and try again at the next trigger, raising when it is
+            the third in a row; or ``"raise"`` at once.
+        when_busy: What a trigger does that finds a save under way: ``"wait"`` for it, or ``"skip"`` this one.
+            Requests and the end of the fit always wait.
+        commit_timeout: Seconds that ranks wait for each other's part of a save.
+        report: Takes one line for each save.
+
+    Raises:
+        ConfigError: Two policies have one name.
+    """
+
+    def __init__(
+        self,
+        folder: Folder,
+        run: Run,
+        policies: Sequence[Policy],
+        capture: Capture,
+        *,
+        group: Group | None = None,
+        tallies: Mapping[str, Tally] | None = None,
+        on_error: Literal["warn", "raise"] = "warn",
+        when_busy: Literal["wait", "skip"] = "wait",
+        commit_timeout: float = 600.0,
+        report: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        if len({p.name for p in policies}) != len(policies):
+            raise ConfigError(f"Two policies have one name: {', '.join(p.name for p in policies)}.")
+        self.folder = folder
+        self.run = run
+        self.policies = tuple(policies)
+        self.tallies: Mapping[str, Tally] = dict(tallies or {})
+        self._capture = capture
+        self._group = group or Solo()
+        self._on_error = on_error
+        self._when_busy = when_busy
+        self._commit_timeout = commit_timeout
+        self._report = report
+        self._writer = Writer()
+        self._flight: Ticket | None = None
+        self._failures = 0
+        self._warned: set[str] = set()
+        self._durable: list[str] = []
+        self._sequence = max((r.sequence for r in folder.scan().of_run(run.ref.id)), default=0)
+        self._horizon = planning.horizon(self.policies, self.tallies)
+
+    def idle(self, progress: Progress) -> bool:
+        """Whether a bare batch end at ``progress`` has nothing to do: no save to settle, and no number reached."""
+        if self._flight is not None and self._flight.durable:
+            return False
+        return all(getattr(progress, counter) < number for counter, number in self._horizon)
+
+    def consider(self, moment: Moment) -> Ticket | None:
+        """Let the policies decide on one step, and begin what they want. The same call on every rank.
+
+        Returns:
+            The save that was begun, if any.
+
+        Raises:
+            SaveFailed: An earlier save failed, and it was the third in a row or ``on_error`` is ``"raise"``.
+        """
+        bare = moment.events == _BARE_STEP and not moment.requests
+        if bare and self.idle(moment.progress):
+            return None
+        if bare and self._when_busy == "skip" and self._flight is not None and not self._flight.durable:
+            return None
+        self.settle()
+        decided = self._plan(moment)
+        self.tallies = decided.tallies
+        self._horizon = planning.horizon(self.policies, self.tallies)
+        if not decided.acts:
+            return None
+        self._sequence += 1
+        try:
+            jobs = [self._prepare(save, moment) for save in decided.saves]
+        except Exception:
+            self._sequence -= 1
+            raise
+        self._sequence += max(0, len(jobs) - 1)
+        names = tuple(name for save in decided.saves for name in save.names)
+        self._flight = self._writer.begin(names, lambda: self._save(decided, jobs, moment.progress))
+        return self._flight
+
+    def settle(self, *, last: bool = False, manual: bool = False) -> Record | None:
+        """Wait for the save under way, if there is one, and say what came of it, once.
+
+        Args:
+            last: Whether no later trigger can try again: a failure then raises.
+            manual: Whether a user asked for this very save: a failure then raises.
+
+        Raises:
+            SaveFailed: It failed, and is not to be tried again.
+        """
+        flight, self._flight = self._flight, None
+        if flight is None:
+            return None
+        try:
+            record = flight.record
+        except SaveFailed as error:
+            self._failures += 1
+            if last or manual or self._on_error == "raise" or self._failures >= _FAILURES_IN_A_ROW:
+                raise
+            warnings.warn(str(error), SaveFailedWarning, stacklevel=4)
+            return None
+        self._failures = 0
+        return record
+
+    def close(self, *, clean: bool) -> None:
+        """Finish the save under way, end the thread, note the end of the run. Raises as ``settle(last=True)``."""
+        try:
+            self.settle(last=True)
+        finally:
+            self._writer.close()
+            if self._group.rank == 0:
+                self.run.end(self.folder, clean=clean)
+
+    def _plan(self, moment: Moment) -> Plan:
+        """Decide on rank 0; the others are told."""
+        message: dict[str, Any] = {}
+        if self._group.rank == 0:
+            listing = self.folder.scan()
+            decided = planning.plan(
+                self.policies,
+                self.tallies,
+                moment,
+                records=listing.records,
+                run=self.run.ref.id,
+                protected=self._protected(),
+                taken=listing.names,
+            )
+            message = planning.to_json(decided)
+        if self._group.size == 1:
+            return decided
+        return planning.from_json(self._group.broadcast(message, phase="plan"))
+
+    def _protected(self) -> dict[str, str]:
+        """The checkpoint that was resumed from, until two newer ones are durable."""
+        source = self.run.source
+        if source is None or len(self._durable) >= 2:
+            return {}
+        return {source.id: "the run went on from it"}
+
+    def _prepare(self, save: Save, moment: Moment) -> _Job:
+        """Capture the state; when it returns, training may go on."""
+        captured = self._capture(save.what)
+        tree = statetree.take_apart(
+            dict(captured.parts),
+            keep=lambda path, _: save.what.wants(path, trainable=path not in captured.frozen),
+        )
+        taken = snapshot.take(tree)
+        self._warn_of_opaque(taken)
+        root, places = lightning.arrange(taken.tree.root, moment.progress)
+        manifest = Manifest(
+            id=secrets.token_hex(16),
+            run=self.run.ref,
+            sequence=self._sequence,
+            progress=moment.progress,
+            metrics=dict(moment.metrics),
+            parts=places,
+            what=str(save.what),
+            policies=save.policies,
+            reason=save.reason,
+            label=save.label,
+            tallies=self.tallies,
+            saved_at=time.time(),
+            groups=captured.groups or {},
+            versions={
+                "holdfast": __version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
+        )
+        return _Job(save, taken, root, manifest)
+
+    def _warn_of_opaque(self, taken: snapshot.Snapshot) -> None:
+        """Say once of each path that the safe loader will not give it back, or nobody will."""
+        for paths, fate in (
+            (taken.opaque, "saved, and given back only by a load that trusts the file"),
+            (taken.lost, "not saved, for they cannot be pickled"),
+        ):
+            new = [path for path in paths if path not in self._warned]
+            self._warned.update(new)
+            if new:
+                text = f"These values are neither plain nor tensors: {', '.join(new)}. They are {fate}."
+                warnings.warn(f"{text} Keep plain values in the state instead.", OpaqueStateWarning, stacklevel=6)
+
+    def _save(self, decided: Plan, jobs: Sequence[_Job], progress: Progress) -> Record | None:
+        """On the writer thread: write, commit, evict. Every failure becomes a ``SaveFailed`` with its four parts."""
+        name = jobs[0].save.names[0] if jobs else f"of step {progress.steps}"
+        key = f"save/{self.run.ref.id}/{self.run.ref.attempt}/{self._sequence}"
+        sinks: list[Any] = []
+
+        def write() -> None:
+            if self._group.rank == 0:
+                for job in jobs:
+                    job.write(self.folder, sinks)
+
+        try:
+            outcome = commit(
+                self._group,
+                key,
+                write=write,
+                publish=lambda: self._publish(decided, jobs, sinks),
+                deadline=self._commit_timeout,
+            )
+        except Exception as error:  # whatever it is, the run must hear of it in the words of a failed save
+            raise self._failed(name, error, sinks) from error
+        saved = [replace(records.from_json(r), names=tuple(r["names"])) for r in outcome["records"]]
+        return saved[0] if saved else None
+
+    def _publish(self, decided: Plan, jobs: Sequence[_Job], sinks: Sequence[Any]) -> dict[str, Any]:
+        """Rank 0: the commit point of each file, then what may go. Evictions wait for a flawless publish."""
+        troubles: list[HoldfastError] = []
+        published: list[Record] = []
+        evicted: tuple[str, ...] = ()
+        with self.folder.exclusive():
+            publishing.amend(self.folder, decided.amends, self.run.ref.id)
+            for job, sink in zip(jobs, sinks, strict=True):
+                done = publishing.publish(
+                    self.folder, sink, job.save, job.written, bytes=job.bytes, going=decided.evict
+                )
+                troubles += done.troubles
+                published.append(done.record)
+                self._durable.append(done.record.id)
+            if not troubles:
+                evicted = publishing.evict(self.folder, decided.evict, self.run.ref.id)
+        for trouble in troubles:
+            warnings.warn(f"After '{published[0].names[0]}' was saved: {trouble}", SaveFailedWarning, stacklevel=2)
+        for job, record in zip(jobs, published, strict=True):
+            seconds = time.perf_counter() - job.begun
+            self._report(_line(record, seconds, evicted))
+        return {"records": [{**records.to_json(r), "names": list(r.names)} for r in published]}
+
+    def _failed(self, name: str, error: Exception, sinks: Sequence[Any]) -> SaveFailed:
+        with suppress(StoreError):  # on a full or broken disk these fail too: what failed first is what is told
+            for sink in sinks:
+                sink.discard()
+            if self._group.rank == 0:
+                self.folder.ledger.write(
+                    "failed", run=self.run.ref.id, sequence=self._sequence, error=str(error)
+                )
+        what = error.what if isinstance(error, HoldfastError) else f"{type(error).__name__}: {error}"
+        remedy = error.remedy if isinstance(error, HoldfastError) else ""
+        return SaveFailed(
+            f"was not saved: {what}",
+            checkpoint=f"{self.folder.store.root}/{name}",
+            rank=self._group.rank if self._group.size > 1 else None,
+            good=self._still_good(),
+            remedy=f"{remedy} The next trigger tries again.".strip(),
+        )
+
+    def _still_good(self) -> str:
+        try:
+            return resolve.newest_good(self.folder.scan().records)
+        except StoreError as error:
+            return f"What else the folder holds cannot be read now: {error.what}"
+
+
+@dataclass
+class _Job:
+    """One file on its way from snapshot to store."""
+
+    save: Save
+    snapshot: snapshot.Snapshot | None
+    root: Any
+    manifest: Manifest
+    bytes: int = 0
+
+    def __post_init__(self) -> None:
+        self.begun = time.perf_counter()
+        self.written = self.manifest
+
+    def write(self, folder: Folder, sinks: list[Any]) -> None:
+        """Lay out, write and sync; the sink is published later."""
+        assert self.snapshot is not None, "a job is written once"
+        laid_out = archive.lay_out(self.root, self.snapshot, self.manifest)
+        self.bytes = laid_out.bytes
+        sink = folder.store.create(self.save.names[0], owner=self.manifest.run.id, size=self.bytes)
+        sinks.append(sink)
+        self.written = archive.write(laid_out, sink)
+        sink.sync()
+        self.snapshot = None  # the copy's memory is free from here on
+
+
+def _line(record: Record, seconds: float, evicted: Sequence[str]) -> str:
+    gone = f"; evicted {', '.join(evicted)}" if evicted else ""
+    size = record.bytes / 1e6
+    return f"saved {', '.join(record.names)} ({record.reason}), {size:,.1f} MB, durable in {seconds:.2f} s{gone}"

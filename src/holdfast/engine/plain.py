@@ -1,0 +1,71 @@
+"""Values that a file holds as their nearest plain one, with the exact type beside: a closed list, nothing is imported."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import pathlib
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from holdfast.errors import ConfigError
+
+_NUMPY_SCALARS = {f"numpy.{t.__name__}": t for t in (
+    np.bool_, np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64,
+    np.float16, np.float32, np.float64, np.complex64, np.complex128,
+)}  # fmt: skip
+
+_DECODERS: dict[str, Callable[[Any], Any]] = {
+    "bytes": lambda text: text.encode("latin-1"),
+    "pathlib.Path": pathlib.Path,
+    "datetime.timedelta": lambda seconds: datetime.timedelta(seconds=seconds),
+    "datetime.datetime": datetime.datetime.fromisoformat,
+    "datetime.date": datetime.date.fromisoformat,
+    "argparse.Namespace": lambda values: argparse.Namespace(**values),
+    "collections.defaultdict": dict,
+    "numpy.ndarray": lambda tensor: tensor.numpy(),
+    **_NUMPY_SCALARS,
+}
+
+
+def encode(value: Any) -> tuple[Any, str] | None:
+    """The nearest plain value (or tensor) and the name of the exact type; None for a type that is not on the list."""
+    if type(value) is bytes:
+        return "", "bytes"  # protocol 2 spells the empty bytes in a way that PyTorch's safe loader refuses
+    if isinstance(value, np.generic):
+        name = f"numpy.{type(value).__name__}"
+        return (value.item(), name) if name in _NUMPY_SCALARS else None
+    if type(value) is np.ndarray and value.dtype.kind in "biufc":
+        return torch.from_numpy(np.array(value, order="C", copy=True)), "numpy.ndarray"
+    if isinstance(value, pathlib.Path):
+        return str(value), "pathlib.Path"
+    if type(value) is datetime.timedelta:
+        return value.total_seconds(), "datetime.timedelta"
+    if type(value) is datetime.datetime:
+        return value.isoformat(), "datetime.datetime"
+    if type(value) is datetime.date:
+        return value.isoformat(), "datetime.date"
+    if type(value) is argparse.Namespace:
+        return dict(vars(value)), "argparse.Namespace"
+    if type(value) is defaultdict:
+        return dict(value), "collections.defaultdict"
+    return None
+
+
+def decode(name: str, value: Any) -> Any:
+    """The value as it was. An unknown name, of a later version, leaves the plain value.
+
+    Raises:
+        ConfigError: The plain value is not one that ``encode`` makes for this type.
+    """
+    make = _DECODERS.get(name)
+    if make is None:
+        return value
+    try:
+        return make(value)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"A stored value does not fit its type {name}: {value!r:.80}") from error

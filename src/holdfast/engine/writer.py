@@ -1,0 +1,55 @@
+"""One background thread that makes saves durable, one at a time, and the tickets by which one waits for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from holdfast.policy.values import Record
+
+
+class Ticket:
+    """A save under way.
+
+    Args:
+        names: The names that it will have.
+        durable: Resolves to its record, or to what went wrong.
+    """
+
+    def __init__(self, names: tuple[str, ...], durable: Future[Record | None]) -> None:
+        self.names = names
+        self._durable = durable
+
+    @property
+    def staged(self) -> bool:
+        """Whether the state may change. True from the beginning: the snapshot was copied before the save began."""
+        return True
+
+    @property
+    def durable(self) -> bool:
+        """Whether it is over: a loss of power loses nothing of it, or it has failed."""
+        return self._durable.done()
+
+    @property
+    def record(self) -> Record | None:
+        """The checkpoint; None where the step was on disk already. Waits until it is durable.
+
+        Raises:
+            SaveFailed: It did not become one.
+        """
+        return self._durable.result()
+
+
+class Writer:
+    """Runs one save at a time on a thread of its own."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="holdfast-writer")
+
+    def begin(self, names: tuple[str, ...], job: Callable[[], Record | None]) -> Ticket:
+        """Start ``job``. The caller has seen to it that none is running."""
+        return Ticket(names, self._pool.submit(job))
+
+    def close(self) -> None:
+        """Wait for what runs, and end the thread."""
+        self._pool.shutdown(wait=True)

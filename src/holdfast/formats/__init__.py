@@ -1,0 +1,1 @@
+"""Views of a state for other programs: pure functions from tree to tree."""

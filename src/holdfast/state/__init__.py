@@ -1,0 +1,1 @@
+"""Hold what a run consists of besides its model. Knows no trainer and no checkpoint file."""

@@ -1,0 +1,18 @@
+"""Keep bytes under names: what a store is, and the stores there are. Bytes and names only, no checkpoint."""
+
+from holdfast.store.base import Entry, Lock, Reader, Sink, Store, Traits, temporary_name, temporary_owner
+from holdfast.store.local import LocalStore
+from holdfast.store.memory import MemoryStore
+
+__all__ = [
+    "Store",
+    "Traits",
+    "Entry",
+    "Reader",
+    "Sink",
+    "Lock",
+    "LocalStore",
+    "MemoryStore",
+    "temporary_name",
+    "temporary_owner",
+]

@@ -1,0 +1,1 @@
+"""How the state of a run is held by its processes: taken from them, and put back."""
