@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from collections.abc import Sequence
@@ -335,3 +336,49 @@ def test_a_which_joins_only_a_which() -> None:
     """Joining with something else is a TypeError of Python's own."""
     with pytest.raises(TypeError):
         last(1) | 2
+
+
+def test_rules_are_plain_values_in_a_ledger() -> None:
+    """The keys that are written are these; a reader of another language can rely on them."""
+    which = best(3, "val_loss") | best(1, "acc", "max") | last(2) | every(500) | everything() | pinned()
+    assert which.to_json() == [
+        {"rule": "best", "k": 3, "metric": "val_loss", "mode": "min"},
+        {"rule": "best", "k": 1, "metric": "acc", "mode": "max"},
+        {"rule": "last", "k": 2},
+        {"rule": "every", "n": 500},
+        {"rule": "everything"},
+        {"rule": "pinned"},
+    ]
+    assert nothing().to_json() == []
+
+
+@given(whiches)
+def test_rules_come_back_from_json_as_they_were(which: Which) -> None:
+    """Through real JSON text, every union is read back equal, so it keeps the same."""
+    rules = json.loads(json.dumps(which.to_json()))
+    assert Which.from_json(rules) == Which(tuple(dict.fromkeys(which.rules)))
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        ("last", "rules are a list"),
+        ({"rule": "last", "k": 1}, "rules are a list"),
+        (["last"], "no rule that this version"),
+        ([{}], "no rule that this version"),
+        ([{"rule": ["last"]}], "no rule that this version"),
+        ([{"rule": "newest", "k": 1}], "{'rule': 'newest', 'k': 1} is no rule that this version"),
+        ([{"rule": "last"}], "the rule 'last' has the arguments ['k']"),
+        ([{"rule": "last", "k": 1, "of": "day"}], "the rule 'last' has the arguments ['k']"),
+        ([{"rule": "last", "k": 0}], "k is a whole number"),
+        ([{"rule": "best", "k": 1, "metric": "loss"}], "the rule 'best' has the arguments"),
+        ([{"rule": "best", "k": 1, "metric": "loss", "mode": None}], "mode is 'min' or 'max'"),
+        ([{"rule": "best", "k": 1, "metric": ["loss"], "mode": "min"}], "metric is the name"),
+        ([{"rule": "last", "k": 1}, {"rule": "every", "n": "10"}], "n is a whole number"),
+    ],
+)
+def test_rules_that_are_not_known_are_not_guessed(data: object, complaint: str) -> None:
+    """A rule of a later version, or nonsense, is an error: half-read rules would let the wrong ones go."""
+    with pytest.raises(ConfigError) as caught:
+        Which.from_json(data)
+    assert complaint in str(caught.value)

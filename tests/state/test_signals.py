@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -19,16 +19,17 @@ NOTICE = "{}: saving after this step, then stopping; send it again to stop at on
 
 
 @contextmanager
-def started(scene, **options):
-    """A child process that plays ``scene`` of signals_child.py; killed at the end if it is still there."""
+def started(scene):
+    """A child process that plays ``scene`` of signals_child.py; killed at the end with what it has forked."""
     command = [sys.executable, str(Path(__file__).with_name("signals_child.py")), scene]
     child = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1, **options
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1, start_new_session=True
     )
     try:
         yield child
     finally:
-        child.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
         child.communicate()
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
 import threading
 
+import numpy as np
 import pytest
 
 from holdfast import errors
@@ -134,7 +136,7 @@ class StoreContract:
         """A tensor without elements has a storage of no bytes."""
         sink = written(store, "a", b"abc")
         sink.write_at(1, b"")
-        sink.write_at(3, memoryview(b""))
+        sink.write_at(3, np.empty((0, 4), np.float32))
         sink.publish("a", replace=False)
         assert read(store, "a") == b"abc"
 
@@ -145,6 +147,8 @@ class StoreContract:
         with refused(errno.EEXIST):
             sink.publish("a", replace=False)
         assert read(store, "a") == b"first"
+        with refused(errno.EBADF):  # its bytes are durable by now; later ones would not be
+            sink.write_at(0, b"x")
         sink.publish("folder/b", replace=False)
         assert read(store, "folder/b") == b"second"
         assert names(store) == ["a", "folder/b"]
@@ -204,6 +208,17 @@ class StoreContract:
         elder.discard()
         younger.publish("a", replace=True)
         assert read(store, "a") == b"younger"
+
+    def test_a_sink_that_was_swept_touches_nothing_of_its_successor(self, store):
+        """Once its temporary object was removed, a sink cannot be published, nor discard a later one's."""
+        swept = written(store, "a", b"swept")
+        store.remove(swept.temporary)
+        with refused(errno.ESTALE):
+            swept.publish("a", replace=True)
+        successor = written(store, "a", b"successor")
+        swept.discard()
+        successor.publish("a", replace=False)
+        assert read(store, "a") == b"successor"
 
     def test_put_from_many_threads_leaves_one_whole_object(self, store):
         """Concurrent puts of one name all succeed, and one of them is what is there."""
@@ -336,6 +351,17 @@ class StoreContract:
             with refused(errno.EINVAL):
                 reader.read_at(-1, 1)
 
+    def test_a_reader_sees_the_object_as_long_as_it_was(self, store):
+        """What is appended while an object is open is past its end, for either way to read."""
+        store.append("log", b"one\n")
+        with store.open("log") as reader:
+            store.append("log", b"two\n")
+            assert reader.read_at(0, reader.bytes) == b"one\n"
+            with refused(errno.ENODATA):
+                reader.read_at(0, 8)
+            with refused(errno.ENODATA):
+                reader.read_into(0, memoryview(bytearray(8)))
+
     def test_a_closed_reader_reads_nothing(self, store):
         """Use after the ``with`` block is an error, not somebody else's bytes."""
         store.put("a", b"12345")
@@ -384,6 +410,7 @@ class StoreContract:
         """A second taker gets None, even in this process, until it is released; twice is harmless."""
         lock = store.lock("folder/lock")
         assert lock is not None
+        assert read(store, "folder/lock").startswith(f"process {os.getpid()}".encode())
         assert store.lock("folder/lock") is None
         lock.release()
         again = store.lock("folder/lock")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from faults import refusing, short_writes
+from faults import Call, refusing, short_writes, watching
 from holdfast.store import LocalStore
 from store.contract import PAYLOAD, StoreContract, names, published, read, refused, written
 
@@ -144,6 +144,43 @@ def test_the_link_of_a_symbolic_link_is_of_what_it_leads_to(store):
     assert not (Path(store.root) / "last").is_symlink()
 
 
+def test_a_leftover_of_an_interrupted_link_is_no_obstacle(store):
+    """Its temporary name is taken over."""
+    published(store, "a", b"a")
+    published(store, "b", b"b")
+    store.put(temporary_name("b", "link"), b"left over")
+    store.link("a", "b", replace=True)
+    assert read(store, "b") == b"a"
+    assert names(store) == ["a", "b"]
+
+
+def test_a_symbolic_link_to_a_folder_is_replaced(store):
+    """The link goes; the folder that it led to stays as it was."""
+    published(store, "folder/a", b"a")
+    (Path(store.root) / "last").symlink_to("folder")
+    published(store, "last", b"new")
+    assert read(store, "last") == b"new"
+    assert names(store) == ["folder/a", "last"]
+
+
+def test_a_temporary_name_that_is_taken_meanwhile_is_not_written_to(store, monkeypatch):
+    """Two who begin the same object in the same instant never share a file."""
+    store.put(temporary_name("a", "run"), b"another's")
+    monkeypatch.setattr(os, "unlink", lambda _path: None)
+    with refused(errno.EEXIST):
+        store.create("a", owner="run", size=1)
+    assert read(store, temporary_name("a", "run")) == b"another's"
+
+
+def test_only_plain_files_are_changed_in_place(store):
+    """A FIFO is neither appended to nor locked."""
+    store.prepare()
+    os.mkfifo(Path(store.root) / "fifo")
+    for change in (lambda: store.append("fifo", b"x\n"), lambda: store.lock("fifo")):
+        with refused(errno.EINVAL):
+            change()
+
+
 # Listing
 
 
@@ -220,6 +257,16 @@ def test_preparing_finds_out_early_what_will_not_work(store, function, code, adv
     assert names(store) == []
 
 
+def test_preparing_syncs_what_it_writes(store):
+    """File and folder: a file system on which either fails is found out."""
+    store.prepare()
+    with watching() as calls:
+        store.prepare()
+    [probe] = {call.target for call in calls.done if call.function == "pwrite"}
+    root = Path(store.root).stat().st_ino
+    assert calls.in_order(Call("pwrite", probe), Call("fsync", probe), Call("fsync", root))
+
+
 def test_a_file_that_shrinks_while_it_is_read_is_an_error(store):
     """Bytes that were there at opening and are gone are missed, not made up."""
     store.put("a", bytes(100))
@@ -287,6 +334,13 @@ def test_a_lock_keeps_other_processes_out_until_its_holder_dies(store, holder):
     assert lock is not None
     lock.release()
     assert read(store, "folder/lease") == f"process {os.getpid()} on {os.uname().nodename}\n".encode()
+
+
+def test_a_lock_file_says_nothing_of_earlier_holders(store):
+    """However long their names were."""
+    store.put("lease", b"process 1 on a host with a very long name" * 10 + b"\n")
+    store.lock("lease").release()
+    assert read(store, "lease") == f"process {os.getpid()} on {os.uname().nodename}\n".encode()
 
 
 def test_a_forked_child_does_not_hold_its_parents_lock(store, holder):

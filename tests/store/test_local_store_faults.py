@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from faults import Call, each_failure, failing_at, watching
+from faults import Call, each_failure, failing_at, refusing, watching
 from holdfast.errors import StoreError
 from holdfast.store import LocalStore, temporary_owner
 from store.contract import names, read, refused
@@ -36,6 +36,12 @@ def publish(store: LocalStore, name: str, *, replace: bool) -> None:
         raise
 
 
+def without_links(store: LocalStore, *, replace: bool) -> None:
+    """Link where there are no hard links."""
+    with refusing(link=errno.EPERM):
+        store.link("folder/other", "folder/a", replace=replace)
+
+
 # The operation, the name that it makes, what stood there, and the call that commits.
 MAKING = {
     "publish over": (lambda s: publish(s, "folder/a", replace=True), "folder/a", OLD, "rename"),
@@ -49,6 +55,8 @@ MAKING = {
     "put over": (lambda s: s.put("folder/a", NEW), "folder/a", OLD, "rename"),
     "put in a new folder": (lambda s: s.put("new/deep/a", NEW), "new/deep/a", None, "rename"),
     "link over": (lambda s: s.link("folder/other", "folder/a", replace=True), "folder/a", OLD, "rename"),
+    "copy over": (lambda s: without_links(s, replace=True), "folder/a", OLD, "rename"),
+    "copy to a free name": (lambda s: without_links(s, replace=False), "folder/a", None, "rename"),
     "link to a free name": (lambda s: s.link("folder/other", "b", replace=False), "b", None, "link"),
 }
 
@@ -81,6 +89,7 @@ def check_report(store: LocalStore, failure) -> None:
     assert isinstance(failure.caught, StoreError), failure.calls.failed
     assert failure.caught.errno == failure.code
     assert failure.caught.path.startswith(store.root)
+    assert type(failure.caught.__cause__) is not StoreError, "told twice"
 
 
 @pytest.mark.parametrize("at_most", [None, 5000], ids=["whole writes", "short writes"])

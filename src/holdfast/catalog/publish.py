@@ -47,36 +47,34 @@ def publish(
     Raises:
         StoreError: Nothing was published; every name is what it was.
     """
-    listing, run = folder.scan(), manifest.run.id
+    listing = folder.scan()
     first, *others = save.names
-    entries = [_first(folder, sink, listing, first, run, move=first in save.moves, going=going)]
+    entries = [_first(folder, sink, listing, first, move=first in save.moves, going=going)]
     troubles = []
     try:
         for name in others:
             if name in save.moves:
-                _keep_what_is_there(folder, listing, name, run, going)
-            entries.append(_link(folder, entries[0].name, name, run, move=name in save.moves))
+                _keep_what_is_there(folder, listing, name, going)
+            entries.append(_link(folder, entries[0].name, name, move=name in save.moves))
     except StoreError as error:
         troubles.append(error)
     record = records.project(manifest, bytes=bytes, names=tuple(e.name for e in entries))
     try:
         folder.ledger.write("committed", record=records.to_json(record), files=[file_fact(e) for e in entries])
-        if not save.policies:
-            folder.ledger.write("pinned", id=record.id)
     except StoreError as error:
         troubles.append(error)
     return Published(record, tuple(troubles))
 
 
-def amend(folder: Folder, amends: Collection[Amend], run: str) -> None:
-    """Add names, claims, scores, labels and pins to checkpoints that exist; call it inside ``folder.exclusive()``."""
+def amend(folder: Folder, amends: Collection[Amend]) -> None:
+    """Add names, claims, scores and labels to checkpoints that exist; call it inside ``folder.exclusive()``."""
     listing = folder.scan()
     for change in amends:
         record = listing.by_id(change.id)
         if record is None:
             continue  # it went meanwhile by another hand: there is nothing to add to
         for name in change.names:
-            entry = _link(folder, record.names[0], name, run, move=False)
+            entry = _link(folder, record.names[0], name, move=False)
             folder.ledger.write("linked", id=record.id, file=file_fact(entry))
         if change.policies:
             folder.ledger.write("wanted", id=record.id, policies=list(change.policies))
@@ -84,8 +82,6 @@ def amend(folder: Folder, amends: Collection[Amend], run: str) -> None:
             folder.ledger.write("scored", id=record.id, scores={k: number(v) for k, v in change.scores.items()})
         if change.label is not None:
             folder.ledger.write("labelled", id=record.id, label=change.label)
-        if change.pin:
-            folder.ledger.write("pinned", id=record.id)
 
 
 def evict(folder: Folder, reasons: Mapping[str, str], run: str) -> tuple[str, ...]:
@@ -111,11 +107,11 @@ def evict(folder: Folder, reasons: Mapping[str, str], run: str) -> tuple[str, ..
 
 
 def _first(
-    folder: Folder, sink: Sink, listing: Listing, name: str, run: str, *, move: bool, going: Collection[str]
+    folder: Folder, sink: Sink, listing: Listing, name: str, *, move: bool, going: Collection[str]
 ) -> Entry:
     """The commit point. Where another writer was faster to a name that is not ours to take, the next free one."""
     if move:
-        _keep_what_is_there(folder, listing, name, run, going)
+        _keep_what_is_there(folder, listing, name, going)
     taken = set(listing.names)
     while True:
         try:
@@ -127,11 +123,11 @@ def _first(
             name = Where().versioned(name, taken)
 
 
-def _link(folder: Folder, source: str, name: str, run: str, *, move: bool) -> Entry:
-    taken = set()
+def _link(folder: Folder, source: str, name: str, *, move: bool) -> Entry:
+    taken: set[str] = set()
     while True:
         try:
-            return folder.store.link(source, name, replace=move, owner=run)
+            return folder.store.link(source, name, replace=move)
         except StoreError as error:
             if move or error.errno != errno.EEXIST:
                 raise
@@ -139,9 +135,7 @@ def _link(folder: Folder, source: str, name: str, run: str, *, move: bool) -> En
             name = Where().versioned(name, taken)
 
 
-def _keep_what_is_there(
-    folder: Folder, listing: Listing, name: str, run: str, going: Collection[str]
-) -> None:
+def _keep_what_is_there(folder: Folder, listing: Listing, name: str, going: Collection[str]) -> None:
     """Before ``name`` moves: what stands there, has no other name, and was not let go, gets a name of its own."""
     if name not in listing.names:
         return
@@ -152,6 +146,6 @@ def _keep_what_is_there(
         wanted = Where().name(record.progress, record.scores)
     else:
         wanted = name
-    kept = _link(folder, name, Where().versioned(wanted, listing.names), run, move=False)
+    kept = _link(folder, name, Where().versioned(wanted, listing.names), move=False)
     if record is not None:
         folder.ledger.write("linked", id=record.id, file=file_fact(kept))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from holdfast.catalog.folder import Folder, Listing
 from holdfast.catalog.verify import Finding, Verdict, verify
@@ -12,32 +13,43 @@ from holdfast.policy.values import Record
 from holdfast.policy.which import Which
 
 
+T = TypeVar("T")
+
+
 @dataclass(frozen=True)
 class Passed:
-    """A checkpoint that was passed over because it does not verify, and why."""
+    """A checkpoint that was passed over because it does not verify.
 
-    record: Record
+    Args:
+        name: Its name.
+        why: What is wrong with it.
+        steps: Optimizer steps that it holds, where that is still known.
+    """
+
+    name: str
     why: str
+    steps: int | None = None
 
 
 @dataclass(frozen=True)
-class Resolved:
-    """What was found.
+class Found(Generic[T]):
+    """The newest checkpoint that could be read.
 
     Args:
-        record: The checkpoint; None for a fresh start.
-        passed: Newer ones that do not verify, newest first.
+        record: Which; None for a fresh start.
+        value: What reading it gave.
+        passed: What was passed over on the way, newest first.
     """
 
     record: Record | None
+    value: T | None
     passed: tuple[Passed, ...] = ()
 
     @property
     def steps_lost(self) -> int:
         """Optimizer steps between the newest one passed over and the one found."""
-        if not self.passed:
-            return 0
-        return self.passed[0].record.progress.steps - (self.record.progress.steps if self.record else 0)
+        newest = max((p.steps for p in self.passed if p.steps is not None), default=0)
+        return max(0, newest - (self.record.progress.steps if self.record else 0))
 
 
 def resumable(records: Iterable[Record]) -> list[Record]:
@@ -58,15 +70,18 @@ def best(listing: Listing, which: Which) -> Record | None:
     return which.best_of(listing.of_run(run)) if run else None
 
 
-def auto(folder: Folder, listing: Listing) -> Resolved:
-    """The newest checkpoint that verifies, walking back over those that do not; none at all is a fresh start."""
-    passed: list[Passed] = []
+def auto(listing: Listing, read: Callable[[Record], T]) -> Found[T]:
+    """The newest checkpoint that ``read`` accepts, walking back over those that it calls ``Corrupt``.
+
+    Where there is none, that is a fresh start.
+    """
+    passed = [Passed(s.name, s.why) for s in listing.strangers if s.verdict is Verdict.CORRUPT]
     for record in resumable(listing.records):
-        finding = check(folder, record)
-        if finding.verdict is Verdict.WHOLE:
-            return Resolved(record, tuple(passed))
-        passed.append(Passed(record, finding.why))
-    return Resolved(None, tuple(passed))
+        try:
+            return Found(record, read(record), tuple(passed))
+        except Corrupt as error:
+            passed.append(Passed(record.names[0], str(error), record.progress.steps))
+    return Found(None, None, tuple(passed))
 
 
 def named(listing: Listing, name: str, *, where: str) -> Record:
@@ -97,12 +112,9 @@ def check(folder: Folder, record: Record) -> Finding:
         return Finding(Verdict.CORRUPT, str(error))
 
 
-def newest_good(
-    records: Sequence[Record], verdict: Callable[[Record], Verdict] | None = None, *, but: str = ""
-) -> str:
+def newest_good(records: Iterable[Record], *, but: str = "") -> str:
     """A sentence naming the newest other checkpoint, for an error's third part."""
     for record in resumable(records):
-        if record.id != but and (verdict is None or verdict(record) is Verdict.WHOLE):
-            verified = "verified" if verdict else "the newest other one"
-            return f"'{record.names[0]}' (step {record.progress.steps:,}) is {verified}."
+        if record.id != but:
+            return f"'{record.names[0]}' (step {record.progress.steps:,}) is the newest other one."
     return "There is no other checkpoint in this folder."

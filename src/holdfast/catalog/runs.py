@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import socket
 from dataclasses import dataclass
@@ -10,7 +11,9 @@ from dataclasses import dataclass
 from holdfast.catalog.folder import Folder
 from holdfast.catalog.manifest import RunRef
 from holdfast.policy.values import Record
-from holdfast.store import Lock, temporary_owner
+from holdfast.store import LINKER, Lock, temporary_owner
+
+_IS_RUN = re.compile("[0-9a-f]{32}")
 
 
 @dataclass
@@ -79,18 +82,18 @@ def sweep(folder: Folder, run: Run) -> tuple[str, ...]:
         The names removed.
     """
     gone: list[str] = []
-    for name in folder.scan().leftovers:
-        owner = temporary_owner(name)
-        assert owner is not None, "leftovers are temporary names"
-        if owner == run.ref.id:
-            folder.store.remove(name)
-            gone.append(name)
-            continue
-        lease = folder.store.lock(lease_name(owner))  # None: its process lives
-        if lease is not None:
-            try:
+    with folder.exclusive():
+        for name in folder.scan().leftovers:
+            owner = temporary_owner(name) or ""
+            if owner == run.ref.id or owner == LINKER:  # names are linked under the lock that is held here
                 folder.store.remove(name)
                 gone.append(name)
-            finally:
-                lease.release()
+            elif _IS_RUN.fullmatch(owner):
+                lease = folder.store.lock(lease_name(owner))  # None: its process lives
+                if lease is not None:
+                    try:
+                        folder.store.remove(name)
+                        gone.append(name)
+                    finally:
+                        lease.release()
     return tuple(gone)

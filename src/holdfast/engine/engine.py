@@ -112,6 +112,7 @@ class Engine:
         self._failures = 0
         self._warned: set[str] = set()
         self._durable: list[str] = []
+        self._saves = 0
         self._sequence = max((r.sequence for r in folder.scan().of_run(run.ref.id)), default=0)
         self._horizon = planning.horizon(self.policies, self.tallies)
 
@@ -141,13 +142,8 @@ class Engine:
         self._horizon = planning.horizon(self.policies, self.tallies)
         if not decided.acts:
             return None
-        self._sequence += 1
-        try:
-            jobs = [self._prepare(save, moment) for save in decided.saves]
-        except Exception:
-            self._sequence -= 1
-            raise
-        self._sequence += max(0, len(jobs) - 1)
+        self._saves += 1
+        jobs = [job for save in decided.saves if (job := self._prepare(save, moment)) is not None]
         names = tuple(name for save in decided.saves for name in save.names)
         self._flight = self._writer.begin(names, lambda: self._save(decided, jobs, moment.progress))
         return self._flight
@@ -211,9 +207,11 @@ class Engine:
             return {}
         return {source.id: "the run went on from it"}
 
-    def _prepare(self, save: Save, moment: Moment) -> _Job:
-        """Capture the state; when it returns, training may go on."""
+    def _prepare(self, save: Save, moment: Moment) -> _Job | None:
+        """Capture the state, on every rank; when it returns, training may go on. Rank 0 has something to write."""
         captured = self._capture(save.what)
+        if self._group.rank != 0:
+            return None
         tree = statetree.take_apart(
             dict(captured.parts),
             keep=lambda path, _: save.what.wants(path, trainable=path not in captured.frozen),
@@ -221,6 +219,7 @@ class Engine:
         taken = snapshot.take(tree)
         self._warn_of_opaque(taken)
         root, places = lightning.arrange(taken.tree.root, moment.progress)
+        self._sequence += 1
         manifest = Manifest(
             id=secrets.token_hex(16),
             run=self.run.ref,
@@ -258,13 +257,12 @@ class Engine:
     def _save(self, decided: Plan, jobs: Sequence[_Job], progress: Progress) -> Record | None:
         """On the writer thread: write, commit, evict. Every failure becomes a ``SaveFailed`` with its four parts."""
         name = jobs[0].save.names[0] if jobs else f"of step {progress.steps}"
-        key = f"save/{self.run.ref.id}/{self.run.ref.attempt}/{self._sequence}"
+        key = f"save/{self.run.ref.attempt}/{self._saves}"
         sinks: list[Any] = []
 
         def write() -> None:
-            if self._group.rank == 0:
-                for job in jobs:
-                    job.write(self.folder, sinks)
+            for job in jobs:
+                job.write(self.folder, sinks)
 
         try:
             outcome = commit(
@@ -285,7 +283,7 @@ class Engine:
         published: list[Record] = []
         evicted: tuple[str, ...] = ()
         with self.folder.exclusive():
-            publishing.amend(self.folder, decided.amends, self.run.ref.id)
+            publishing.amend(self.folder, decided.amends)
             for job, sink in zip(jobs, sinks, strict=True):
                 done = publishing.publish(
                     self.folder, sink, job.save, job.written, bytes=job.bytes, going=decided.evict

@@ -12,6 +12,9 @@ from holdfast.policy.when import When
 from holdfast.policy.where import Where
 from holdfast.policy.which import Which, nothing
 
+BY_HAND = "by hand"
+"""Stands among a record's policies for the user who asked for it: no rule lets such a checkpoint go."""
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -40,7 +43,7 @@ class Save:
         what: Which parts.
         names: Names for it; those that may replace what stands there are in ``moves``.
         moves: Names among ``names`` that move here from another checkpoint.
-        policies: Who wants it; empty for a save by hand.
+        policies: Who wants it; ``BY_HAND`` among them for a save by hand.
         reason: Why, for the log line.
         label: The user's name for it.
     """
@@ -62,7 +65,6 @@ class Amend:
         names: Names that it gets as well.
         policies: Policies that want it from now on.
         scores: Metrics measured at its step after it was saved.
-        pin: Whether the user wants it kept.
         label: The user's name for it.
     """
 
@@ -70,7 +72,6 @@ class Amend:
     names: tuple[str, ...] = ()
     policies: tuple[str, ...] = ()
     scores: Mapping[str, float] = field(default_factory=dict)
-    pin: bool = False
     label: str | None = None
 
 
@@ -136,7 +137,7 @@ def plan(
     for what in dict.fromkeys(p.what for p in policies if p.name in due):
         step.add({p.name: due[p.name] for p in policies if p.name in due and p.what == what}, what)
     for request in manual:
-        step.add_manual(request)
+        step.add({BY_HAND: request.reason}, full, label=request.label)
     return step.finish(remembered)
 
 
@@ -194,43 +195,37 @@ class _Step:
         self.declined: dict[str, str] = {}
         self.reasons: dict[str, str] = {}
 
-    def add(self, due: Mapping[str, str], what: What) -> None:
-        """Let the policies of one ``What`` have this step: by a new checkpoint, or by the one that has it already."""
+    def add(self, due: Mapping[str, str], what: What, *, label: str | None = None) -> None:
+        """Let those who are due have this step: by a new checkpoint, or by the one that has it already."""
         same = self._same_step(what)
         identical = next((r for r in same if r.progress == self.moment.progress), None)
         if identical is not None:
-            self._adopt(identical, due)
+            self._adopt(identical, due, label)
             return
-        inherited = {name: "replaces the save of this step" for r in same for name in r.policies}
-        wanted = {**{n: why for n, why in inherited.items() if self._policy(n)}, **due}
+        # An alias without files of its own points at the newest there is: it goes along with every save.
+        followers = {p.name: "" for p in self.policies if p.what == what and p.where.template is None}
+        inherited = {name: "" for r in same for name in r.policies if self._policy(name)}
+        wanted = {**followers, **inherited, **due}
         candidate = self._candidate(what, wanted, {k: v for r in same for k, v in r.scores.items()})
         gone = {r.id: "replaced by the later save of the same step" for r in same if self._may_go(r)}
-        kept = {}
+        kept: dict[str, str] = {}
         for name in wanted:
             policy = self._policy(name)
-            assert policy is not None
+            if policy is None:
+                kept[name] = ""  # by hand: kept without a rule
+                continue
             visible = [r for r in self.own.values() if name in r.policies and r.id not in gone]
             why = policy.which.keep([*visible, candidate]).get(candidate.id)
-            if why is None:
-                self.declined[name] = f"{due.get(name, '')}: not kept by {policy.which}"
-            else:
+            if why is not None:
                 kept[name] = why
-        if kept:
+            elif name in due:
+                self.declined[name] = f"{due[name]}: not kept by {policy.which}"
+        if any(name in due or name in inherited for name in kept):
             self.superseded.update(gone)
-            reason = "; ".join(dict.fromkeys([*(due[n] for n in kept if n in due), *kept.values()]))
-            self.new[candidate.id] = replace(candidate, policies=tuple(kept), reason=reason)
+            reasons = [*(due[n] for n in kept if n in due), *(kept[n] for n in kept if n not in followers)]
+            reason = "; ".join(dict.fromkeys(filter(None, reasons)))
+            self.new[candidate.id] = replace(candidate, policies=tuple(kept), reason=reason, label=label)
             self.whats[candidate.id] = what
-
-    def add_manual(self, request: Request) -> None:
-        """A save by hand: this step is kept until the user says otherwise."""
-        for record in [*self.new.values(), *self._same_step(full)]:
-            if record.what == str(full) and record.progress == self.moment.progress:
-                known = self.amends.get(record.id, Amend(record.id))
-                self.amends[record.id] = replace(known, pin=True, label=request.label)
-                return
-        candidate = self._candidate(full, {}, {})
-        self.new[candidate.id] = replace(candidate, pinned=True, reason=request.reason, label=request.label)
-        self.whats[candidate.id] = full
 
     def finish(self, tallies: Mapping[str, Tally]) -> Plan:
         """Names for what is kept, and what goes."""
@@ -250,10 +245,12 @@ class _Step:
     def _save(self, record: Record, keepers: Sequence[str], evict: Mapping[str, str]) -> Save:
         own: dict[str, Where] = {}
         aliases: dict[str, None] = {}
-        for policy in [p for p in self.policies if p.name in keepers] or [self._by_hand()]:
+        for policy in self._namers(record, keepers):
             if policy.where.template is not None:
                 name = policy.where.name(record.progress, record.scores)
-                own[_labelled(name, record.label) if record.label else name] = policy.where
+                if policy.name == BY_HAND and record.label:
+                    name = _labelled(name, record.label)
+                own[name] = policy.where
             alias = policy.where.alias_name(record.progress, record.scores)
             if alias is not None:
                 aliases[alias] = None
@@ -280,11 +277,11 @@ class _Step:
         amend = self.amends.get(record.id, Amend(record.id))
         aliases = {p.where.alias_name(record.progress, record.scores) for p in self.policies}
         own = [n for n in record.names if n not in aliases and n not in moved]
-        templates = [p for p in self.policies if p.name in keepers and p.where.template is not None]
         stays = [n for n in record.names if n not in moved]
-        if own or (stays and not templates and not amend.pin):
+        namers = [p for p in self._namers(record, keepers) if p.where.template is not None]
+        if (own and not amend.label) or (stays and not namers):
             return
-        where = templates[0].where if templates else self._by_hand().where
+        where = namers[0].where if namers else self._user().where
         name = where.name(record.progress, record.scores)
         if amend.label:
             name = _labelled(name, amend.label)
@@ -292,15 +289,21 @@ class _Step:
         self.taken.add(name)
         self.amends[record.id] = replace(amend, names=(*amend.names, name))
 
-    def _adopt(self, record: Record, due: Mapping[str, str]) -> None:
-        """The step is on disk already: what is new of it is only said."""
-        scores = {k: v for k, v in self.moment.scores().items() if record.scores.get(k) != v}
+    def _adopt(self, record: Record, due: Mapping[str, str], label: str | None) -> None:
+        """The step is on disk already, or in this plan: what is new of it is only said."""
+        scores = {k: v for k, v in self.moment.scores().items() if not _same_number(record.scores.get(k), v)}
         policies = tuple(name for name in due if name not in record.policies)
         amended = replace(
-            record, scores={**record.scores, **scores}, policies=(*record.policies, *policies)
+            record,
+            scores={**record.scores, **scores},
+            policies=(*record.policies, *policies),
+            label=label or record.label,
         )
+        if record.id in self.new:
+            self.new[record.id] = amended
+            return
         self.own[record.id] = amended
-        self.amends[record.id] = Amend(record.id, policies=policies, scores=scores)
+        self.amends[record.id] = Amend(record.id, policies=policies, scores=scores, label=label)
 
     def _candidate(self, what: What, wanted: Mapping[str, str], scores: Mapping[str, float]) -> Record:
         newest = max((r.sequence for r in self.own.values()), default=0)
@@ -318,8 +321,8 @@ class _Step:
         )
 
     def _keepers(self, id: str, after: Mapping[str, Record]) -> tuple[str, ...]:
-        """Names of the policies that keep a record."""
-        names = []
+        """Names of the policies that keep a record, and ``BY_HAND`` where the user does."""
+        names = [BY_HAND] if BY_HAND in after[id].policies else []
         for policy in self.policies:
             if policy.name in after[id].policies:
                 visible = [r for r in after.values() if policy.name in r.policies]
@@ -329,16 +332,16 @@ class _Step:
 
     def _same_step(self, what: What) -> list[Record]:
         steps = self.moment.progress.steps
-        return [r for r in self.own.values() if r.progress.steps == steps and r.what == str(what)]
+        known = [*self.own.values(), *self.new.values()]
+        return [r for r in known if r.progress.steps == steps and r.what == str(what)]
 
     def _may_go(self, record: Record) -> bool:
         """Whether rules may let it go. Not what a user pinned or saved by hand, nor what no rule of now knows."""
-        amend = self.amends.get(record.id)
         return (
             record.id in self.own
             and record.id not in self.protected
             and not record.pinned
-            and not (amend is not None and amend.pin)
+            and BY_HAND not in record.policies
             and any(self._policy(name) for name in record.policies)
         )
 
@@ -349,11 +352,20 @@ class _Step:
     def _policy(self, name: str) -> Policy | None:
         return next((p for p in self.policies if p.name == name), None)
 
-    def _by_hand(self) -> Policy:
-        """How a checkpoint is named that no policy names: after the first one that names any."""
+    def _namers(self, record: Record, keepers: Sequence[str]) -> list[Policy]:
+        """Whose names a record gets: those of the policies that keep it, and the user's."""
+        by_hand = [self._user()] if BY_HAND in record.policies else []
+        return [*by_hand, *(p for p in self.policies if p.name in keepers)]
+
+    def _user(self) -> Policy:
+        """The user as a policy: names are as the first policy that has any makes them."""
         named = [p for p in self.policies if p.where.template is not None]
         where = replace(named[0].where, alias=None) if named else Where()
-        return Policy("", When(), nothing(), full, where)
+        return Policy(BY_HAND, When(), nothing(), full, where)
+
+
+def _same_number(a: float | None, b: float) -> bool:
+    return a == b or (a is not None and a != a and b != b)
 
 
 def _labelled(name: str, label: str) -> str:

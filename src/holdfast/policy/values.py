@@ -45,8 +45,12 @@ class Progress:
 
     @property
     def epochs(self) -> int:
-        """Epochs completed."""
+        """Epochs completed; also the epoch that a loop goes on with."""
         return self.epoch + self.complete
+
+    def done_in(self, epoch: int) -> int:
+        """Batches of ``epoch`` that are done already: what a loop that goes on from here skips."""
+        return self.batch if epoch == self.epoch and not self.complete else 0
 
     def to_json(self) -> dict[str, Any]:
         """The counters by name."""
@@ -138,7 +142,7 @@ class Record:
         parts: Names of the pieces of state inside, such as ``model`` or ``optimizer``.
         bytes: Size on the store.
         saved_at: Seconds since the epoch when it was captured. For people; nothing is ordered by it.
-        policies: Names of the policies that asked for it; empty for a manual save.
+        policies: Names of the policies that want it; ``by hand`` among them where the user does.
         reason: Why it was saved.
         label: A name the user gave it.
         pinned: Whether a user wants it kept whatever the rules say.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
 
 from holdfast.errors import ConfigError
 from holdfast.policy.values import Record
@@ -162,6 +162,21 @@ class Which:
         """The union of its rules that need no score; ``nothing()`` if there are none."""
         return Which(tuple(rule for rule in self.rules if not isinstance(rule, Best)))
 
+    def to_json(self) -> list[dict[str, Any]]:
+        """The rules as plain values, such as ``{"rule": "last", "k": 2}``, in their order."""
+        return [{"rule": _KINDS[type(rule)], **asdict(rule)} for rule in self.rules]
+
+    @classmethod
+    def from_json(cls, data: Sequence[object]) -> Which:
+        """The rules that ``to_json`` wrote.
+
+        Raises:
+            ConfigError: One is no rule that this version knows, or its arguments are not that rule's.
+        """
+        if not isinstance(data, (list, tuple)):
+            raise ConfigError(f"rules are a list, not {data!r:.200}.")
+        return Which(tuple(dict.fromkeys(rule for item in data for rule in _from_json(item).rules)))
+
     def best_of(self, records: Sequence[Record]) -> Record | None:
         """The one to call the best.
 
@@ -232,6 +247,31 @@ def nothing() -> Which:
 def pinned() -> Which:
     """Keep what a user has pinned."""
     return Which((Pinned(),))
+
+
+_MAKERS: dict[str, tuple[type[Rule], Callable[..., Which]]] = {
+    "best": (Best, best),
+    "last": (Last, last),
+    "every": (Every, every),
+    "everything": (Everything, everything),
+    "pinned": (Pinned, pinned),
+}
+_KINDS: dict[type[Rule], str] = {kind: name for name, (kind, _) in _MAKERS.items()}
+
+
+def _from_json(data: object) -> Which:
+    name = data.get("rule") if isinstance(data, Mapping) else None
+    if not isinstance(data, Mapping) or not isinstance(name, str) or name not in _MAKERS:
+        raise ConfigError(f"{data!r:.200} is no rule that this version of Holdfast knows.")
+    kind, make = _MAKERS[name]
+    arguments = {key: value for key, value in data.items() if key != "rule"}
+    wanted = {field.name for field in fields(kind)}
+    if set(arguments) != wanted:
+        # A later version's rule with one argument more is another rule: guessing could let the wrong ones go.
+        raise ConfigError(f"{data!r:.200}: the rule {name!r} has the arguments {sorted(wanted)}.")
+    if name == "best" and arguments["mode"] is None:
+        raise ConfigError(f"{data!r:.200}: mode is 'min' or 'max'.")
+    return make(**arguments)
 
 
 def _oldest_first(records: Sequence[Record]) -> list[Record]:

@@ -1,6 +1,16 @@
 """Keep bytes under names: what a store is, and the stores there are. Bytes and names only, no checkpoint."""
 
-from holdfast.store.base import Entry, Lock, Reader, Sink, Store, Traits, temporary_name, temporary_owner
+from holdfast.store.base import (
+    LINKER,
+    Entry,
+    Lock,
+    Reader,
+    Sink,
+    Store,
+    Traits,
+    temporary_name,
+    temporary_owner,
+)
 from holdfast.store.local import LocalStore
 from holdfast.store.memory import MemoryStore
 
@@ -13,6 +23,7 @@ __all__ = [
     "Lock",
     "LocalStore",
     "MemoryStore",
+    "LINKER",
     "temporary_name",
     "temporary_owner",
 ]

@@ -15,6 +15,9 @@ from typing import Protocol, runtime_checkable
 
 from typing_extensions import Buffer
 
+LINKER = "link"
+"""The owner in the temporary names that ``Store.link`` makes."""
+
 
 @dataclass(frozen=True)
 class Traits:
@@ -79,7 +82,7 @@ class Sink(Protocol):
         ...
 
     def sync(self) -> None:
-        """Make everything written so far durable, under the temporary name still."""
+        """Make everything durable under the temporary name; nothing is written after it. ``publish`` does so too."""
         ...
 
     def publish(self, name: str, *, replace: bool) -> Entry:

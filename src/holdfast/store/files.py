@@ -9,6 +9,7 @@ import errno
 import fcntl
 import os
 import stat
+from contextlib import suppress
 
 from typing_extensions import Buffer
 
@@ -21,17 +22,16 @@ ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
 
 def make_folder(folder: str) -> None:
-    """Make ``folder`` and those above it, each durable in its parent; ``ENOTDIR`` where a file stands."""
+    """Make ``folder`` and those above it, each durable in its parent; a file in their place is left."""
     missing = []
     while not os.path.isdir(folder):
         missing.append(folder)
         folder = os.path.dirname(folder)
     for path in reversed(missing):
-        try:
+        with suppress(
+            FileExistsError
+        ):  # made by another process meanwhile; if a file, what comes next says so
             os.mkdir(path)
-        except FileExistsError:  # made by another process meanwhile, or a file
-            if not os.path.isdir(path):
-                raise NotADirectoryError(errno.ENOTDIR, f"'{path}' is not a folder") from None
         sync_folder(os.path.dirname(path))
 
 
@@ -95,13 +95,11 @@ def unlink(path: str) -> None:
 
 def reserve(fd: int, size: int) -> None:
     """Make the file ``size`` bytes long and, where the file system can, claim their space."""
-    if size == 0:
-        return  # posix_fallocate refuses a length of 0
     if hasattr(os, "posix_fallocate"):
         try:
             os.posix_fallocate(fd, 0, size)
         except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # EINVAL also where size is 0
                 raise
         else:
             return

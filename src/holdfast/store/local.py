@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from typing_extensions import Buffer, Self
 
 from holdfast.store import files, flock
-from holdfast.store.base import Entry, Lock, Traits, temporary_name
+from holdfast.store.base import LINKER, Entry, Lock, Traits, temporary_name
 from holdfast.store.failures import acceptable, checked_line, checked_name, checked_range, reported
 
 _COPY_CHUNK = 8 << 20
@@ -121,7 +121,7 @@ class LocalStore:
             files.make_folder(os.path.dirname(path))
             try:
                 if replace:
-                    files.link_over(origin, path, os.path.join(self.root, temporary_name(name, "link")))
+                    files.link_over(origin, path, os.path.join(self.root, temporary_name(name, LINKER)))
                 else:
                     os.link(origin, path)
             except OSError as error:
@@ -156,7 +156,7 @@ class LocalStore:
 
     def _copy(self, source: str, name: str, *, replace: bool) -> Entry:
         with self.open(source) as reader:
-            sink = LocalSink(self.root, name, owner="link", size=reader.bytes)
+            sink = LocalSink(self.root, name, owner=LINKER, size=reader.bytes)
             with sink.discarded_on_error():
                 for offset in range(0, reader.bytes, _COPY_CHUNK):
                     length = min(_COPY_CHUNK, reader.bytes - offset)
@@ -223,6 +223,7 @@ class LocalSink:
         self._root = root
         self._target = os.path.join(root, name)
         self._path = os.path.join(root, self.temporary)
+        self._closed = False  # to writing
         self._entry: Entry | None = None  # known once all bytes are on the disk
         with reported("create", self._target):
             files.make_folder(os.path.dirname(self._path))
@@ -234,7 +235,17 @@ class LocalSink:
     def write_at(self, offset: int, data: Buffer) -> None:
         """Write all of ``data`` (contiguous) at ``offset``."""
         with reported("write", self._target):
+            if self._closed:
+                raise OSError(errno.EBADF, "it was published or discarded")
             files.write(self._fd, offset, data)
+
+    def sync(self) -> None:
+        """Make everything written durable and read-only, under the temporary name; nothing is written after it."""
+        with reported("sync", self._target):
+            if not self._closed:
+                self._settle(files.make_read_only)
+            if self._entry is None:
+                raise OSError(errno.EBADF, "it was discarded, or could not be synced")
 
     def publish(self, name: str, *, replace: bool) -> Entry:
         """Make everything durable and read-only, then visible as ``name``, then make the name durable."""
@@ -251,7 +262,7 @@ class LocalSink:
                 if self._is_own():
                     files.unlink(self._path)
             finally:
-                self._close()
+                self._release()
 
     @contextmanager
     def discarded_on_error(self) -> Iterator[None]:
@@ -268,35 +279,41 @@ class LocalSink:
     ) -> Entry:
         path = os.path.join(self._root, checked_name("publish", name))
         with reported("publish", path):
+            if not self._closed:
+                self._settle(seal)
             if self._entry is None:
-                self._entry = self._settle(seal)
-            folder = os.path.dirname(path)
-            files.make_folder(folder)
+                raise OSError(errno.EBADF, "it was discarded, or could not be synced")
             if not self._is_own():
                 raise OSError(errno.ESTALE, f"its temporary file '{self._path}' was removed or taken over")
+            folder = os.path.dirname(path)
+            files.make_folder(folder)
             move(self._path, path)
             files.sync_folder(folder)
+            self._release()
         return Entry(name, self._entry.bytes, self._entry.mtime_ns, self._entry.inode)
 
-    def _settle(self, seal: Callable[[int], None] | None) -> Entry:
-        """Seal, sync and close, once: a second fsync after one that failed would succeed over lost bytes."""
-        try:
-            if seal is not None:
-                seal(self._fd)
-            files.sync(self._fd)
-            info = os.fstat(self._fd)
-        finally:
-            self._close()
-        return _entry(self.temporary, info)
+    def _settle(self, seal: Callable[[int], None] | None) -> None:
+        """Seal and sync, once: a second fsync after one that failed would succeed over lost bytes."""
+        self._closed = True
+        if seal is not None:
+            seal(self._fd)
+        files.sync(self._fd)
+        self._entry = _entry(self.temporary, os.fstat(self._fd))
 
     def _is_own(self) -> bool:
-        """Whether the temporary name is still this sink's file, and not another's or gone."""
+        """Whether the temporary name is still this sink's file, and not another's or gone.
+
+        Our file stays open as long as it is asked for: the inode of one closed and removed is soon another's.
+        """
+        if self._fd < 0:
+            return False
         try:
             return os.path.samestat(self._file, os.lstat(self._path))
         except FileNotFoundError:
             return False
 
-    def _close(self) -> None:
+    def _release(self) -> None:
+        self._closed = True
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)

@@ -214,13 +214,18 @@ class MemorySink:
         with self._store._guard, reported("write", self.temporary):
             if not self._open or self._begun.sealed:
                 raise OSError(errno.EBADF, "it was published or discarded")
-            if offset < 0:
-                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
             if view.nbytes:
+                if offset < 0:
+                    raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
                 kept = self._begun.data
                 kept.extend(bytes(max(0, offset - len(kept))))
                 kept[offset : offset + view.nbytes] = view.cast("B")
                 self._begun.mtime_ns = time.time_ns()
+
+    def sync(self) -> None:
+        """Seal it; nothing is written after it."""
+        with self._store._guard:
+            self._begun.sealed = True
 
     def publish(self, name: str, *, replace: bool) -> Entry:
         """Make it visible as ``name``."""

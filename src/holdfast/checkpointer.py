@@ -1,0 +1,425 @@
+"""The front door for plain loops: save by rules, resume, load. Whatever trains goes through here."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import torch
+
+from holdfast.catalog import resolve, runs
+from holdfast.catalog.folder import Folder
+from holdfast.catalog.manifest import Manifest
+from holdfast.engine.engine import Captured, Engine
+from holdfast.engine.reader import CheckpointFile
+from holdfast.errors import ConfigError, Incompatible, NotFound
+from holdfast.log import logger
+from holdfast.policy.plan import BY_HAND, Policy
+from holdfast.policy.values import Event, Moment, Progress, Record, Request, Score, Tally
+from holdfast.policy.what import What, full
+from holdfast.policy.when import When, at
+from holdfast.policy.where import Where
+from holdfast.policy.which import Which, last
+from holdfast.state import random
+from holdfast.state.signals import Signals, exit_code
+from holdfast.store import LocalStore, Store
+from holdfast.strategies.base import Strategy
+from holdfast.strategies.single import Single, require_state
+
+_RANDOM = "random"
+_RESERVED = (_RANDOM, "progress")
+
+
+class Checkpointer:
+    """Checkpoints for a loop of your own.
+
+    ::
+
+        with Checkpointer("runs/a", when=every(steps=500), which=best(3, "val_loss") | last(2)) as ckpt:
+            start = ckpt.resume(model=model, optimizer=optimizer)
+            for epoch in range(start.epochs, 10):
+                for batch in islice(batches(epoch), start.done_in(epoch), None):
+                    train_on(batch)
+                    ckpt.step()
+                ckpt.validated({"val_loss": validate(model)})
+                ckpt.epoch_end()
+
+    Saves happen in the background, whole and verified or not at all. ``last.ckpt`` is always the newest of them, and
+    leaving the block without an error saves once more if there is anything new. SIGTERM and Ctrl-C are answered at the
+    next call of ``step``, ``validated`` or ``epoch_end``: it saves, waits until that is durable, then ends the program
+    as the signal would have. An error in the block saves nothing, for the state may be half a step; what was saved
+    stands.
+
+    Args:
+        directory: The folder, or a store.
+        when: When to save; ``every(...)``, ``at(...)``, joined by ``|``.
+        which: Which checkpoints to keep; ``best(...)``, ``last(...)``, joined by ``|``. A rule that ranks by a metric
+            waits for the validation that follows its trigger.
+        what: Which parts of the state those hold. ``last.ckpt`` always holds everything.
+        filename: Template of file names: ``{epoch}``, ``{step}`` and any metric, with format specifications.
+        on_save_error: ``"warn"`` when a save in the background fails and try again at the next trigger, raising if it
+            is the third in a row or the last of the run; ``"raise"`` at once.
+        when_busy: What a trigger does while a save is being written: ``"wait"`` or ``"skip"``.
+        signals: The signals to answer.
+        strategy: How the state is spread over processes.
+
+    Raises:
+        ConfigError: The rules contradict each other.
+        StoreError: The folder cannot be made or written to.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str] | Store,
+        *,
+        when: When,
+        which: Which | None = None,
+        what: What = full,
+        filename: str = "{epoch}-{step}",
+        on_save_error: Literal["warn", "raise"] = "warn",
+        when_busy: Literal["wait", "skip"] = "wait",
+        signals: Iterable[signal.Signals] = (signal.SIGTERM, signal.SIGINT),
+        strategy: Strategy | None = None,
+    ) -> None:
+        which = last(1) if which is None else which
+        _check(when, which, on_save_error, when_busy)
+        ends = when | at(Event.FIT_END)
+        self._policies = (
+            Policy("rules", ends, which, what, Where(filename)),
+            Policy("last", ends, last(1), full, Where(None, alias="last")),
+        )
+        self._when, self._which = when, which
+        self._options: dict[str, Any] = {"on_error": on_save_error, "when_busy": when_busy}
+        self._folder = Folder(directory if isinstance(directory, Store) else LocalStore(directory))
+        self._strategy: Strategy = strategy or Single()
+        self._signals = Signals(signals)
+        self._objects: dict[str, Any] = {}
+        self._metrics: dict[str, Score] = {}
+        self._engine: Engine | None = None
+        self._clocks: dict[float, float] = {}
+        self.progress = Progress()
+        self._folder.store.prepare()
+
+    def __enter__(self) -> Checkpointer:
+        self._signals.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self._engine is not None:
+                if kind is None:
+                    self._consider(Event.FIT_END)
+                self._engine.close(clean=kind is None)
+        finally:
+            self._engine = None
+            self._signals.__exit__(kind, error, trace)
+
+    def resume(self, source: str | os.PathLike[str] = "auto", /, *, fresh: Collection[str] = (), **objects: Any) -> Progress:
+        """Put the newest checkpoint's state into ``objects``, and begin or go on with the run.
+
+        Args:
+            source: ``"auto"``: the newest checkpoint of the folder that verifies, or a fresh start where there is none;
+                ``"last"`` or ``"best"`` of the folder; or the path of a checkpoint, here or elsewhere.
+            fresh: Names among ``objects`` that the checkpoint need not hold: they stay as they are then.
+            objects: What makes up the state, by part name: whatever has ``state_dict`` and ``load_state_dict``, and
+                dicts or lists of plain values. The names ``model``, ``optimizer`` and ``scheduler`` become the keys
+                that other readers know.
+
+        Returns:
+            How far the run had come; a fresh ``Progress`` at a fresh start.
+
+        Raises:
+            ConfigError: An object has no state, or a name is reserved.
+            NotFound: There is no such checkpoint.
+            Corrupt: The named checkpoint is damaged; nothing was changed.
+            Incompatible: It does not fit the objects; nothing was changed.
+        """
+        if self._engine is not None:
+            raise ConfigError("resume() is called once, before the first step.")
+        self._check_objects(objects)
+        self._objects = dict(objects)
+        loaded = self._find(source, [name for name in objects if name not in fresh])
+        tallies: Mapping[str, Tally] = {}
+        if loaded is not None:
+            parts = {name: state for name, state in loaded.parts.items() if name != _RANDOM}
+            self._strategy.restore(objects, parts, checkpoint=loaded.path)
+            self.progress = loaded.manifest.progress
+            self._metrics = dict(loaded.manifest.metrics)
+            tallies = loaded.manifest.tallies
+            self._say_restored(loaded)
+        run = runs.begin(
+            self._folder,
+            source=loaded.record if loaded else None,
+            elsewhere=loaded is not None and loaded.elsewhere,
+        )
+        self._engine = Engine(
+            self._folder,
+            run,
+            self._policies,
+            self._capture,
+            group=self._strategy.group,
+            tallies=tallies,
+            report=logger.info,
+            **self._options,
+        )
+        now = time.monotonic()
+        self._clocks = {seconds: now + seconds for seconds in self._when.intervals}
+        if loaded is not None and _RANDOM in loaded.parts:
+            for sentence in random.restore(loaded.parts[_RANDOM]):
+                logger.warning(sentence)
+        return self.progress
+
+    def step(self, *, metrics: Mapping[str, Any] | None = None, samples: int = 0) -> None:
+        """Say that an optimizer step is done. Costs a comparison of integers, unless a checkpoint is due.
+
+        Args:
+            metrics: Plain numbers or one-element tensors measured at this step.
+            samples: Samples in its batch.
+
+        Raises:
+            SaveFailed: An earlier save failed for the third time in a row.
+            SystemExit: After SIGTERM, when the state is durable; KeyboardInterrupt after Ctrl-C.
+        """
+        p = self.progress
+        over = p.complete
+        self.progress = Progress(
+            p.epoch + over,
+            1 if over else p.batch + 1,
+            False,
+            p.batches + 1,
+            p.steps + 1,
+            p.samples + samples,
+        )
+        self._measure(metrics)
+        if self._signals.pending or self._clocks or not self._ready().idle(self.progress):
+            self._consider(Event.BATCH_END)
+
+    def validated(self, metrics: Mapping[str, Any]) -> None:
+        """Say that a validation has run at this step, and what it measured. Rules that rank decide here."""
+        self._measure(metrics)
+        missing = [m for m in self._which.metrics if m not in self._metrics]
+        if missing:
+            raise ConfigError(
+                f"which= ranks by {', '.join(map(repr, missing))}, which was not measured by the first validation.",
+                remedy=f"Measured so far: {', '.join(self._metrics) or 'nothing'}.",
+            )
+        self._consider(Event.VALIDATION_END)
+
+    def epoch_end(self, metrics: Mapping[str, Any] | None = None) -> None:
+        """Say that an epoch is over, after the schedulers have stepped.
+
+        Args:
+            metrics: What was measured at its end; with any, this is a validation's end as well.
+        """
+        self.progress = replace(self.progress, complete=True)
+        if metrics:
+            self._measure(metrics)
+            self._consider(Event.TRAIN_EPOCH_END, Event.VALIDATION_END)
+        else:
+            self._consider(Event.TRAIN_EPOCH_END)
+
+    def save(self, label: str | None = None) -> Path | str:
+        """Save this step now, and keep it whatever the rules say. Returns when it is durable.
+
+        Args:
+            label: A name for it, which becomes part of its file name.
+
+        Returns:
+            Its path.
+
+        Raises:
+            SaveFailed: It was not saved.
+        """
+        engine = self._ready()
+        reason = "by hand" if label is None else f"by hand: {label}"
+        engine.consider(self._moment(Event.MANUAL, requests=(Request(reason, Event.MANUAL, label=label),)))
+        engine.settle(manual=True)
+        own = [r for r in self._folder.scan().of_run(engine.run.ref.id) if r.progress == self.progress and BY_HAND in r.policies]
+        return self._path(own[-1].names[0])
+
+    def load(
+        self,
+        source: str | os.PathLike[str] = "last",
+        *,
+        parts: Collection[str] | None = None,
+        location: torch.device | str | None = "cpu",
+    ) -> dict[str, Any]:
+        """Read parts of a checkpoint, verified; changes nothing.
+
+        Args:
+            source: ``"last"``, ``"best"`` (by the first ranking rule of ``which``), or a path.
+            parts: Names of parts; all by default.
+            location: The device for tensors; None for the ones they were saved from.
+
+        Returns:
+            Part name to its state.
+
+        Raises:
+            NotFound: There is no such checkpoint or part.
+            Corrupt: It is damaged; the sentence names the tensors.
+        """
+        if self._engine is not None:
+            self._engine.settle()
+        record, folder = self._resolve(source)
+        wanted = list(record.parts) if parts is None else list(parts)
+        return self._read(folder, record, wanted, location=location).parts
+
+    def _resolve(self, source: str | os.PathLike[str]) -> tuple[Record, Folder]:
+        listing = self._folder.scan()
+        if source in ("last", "best"):
+            record = resolve.last(listing) if source == "last" else resolve.best(listing, self._which)
+            if record is None:
+                raise NotFound("does not exist: the folder is empty.", checkpoint=self._path(str(source)))
+            return record, self._folder
+        path = Path(source)
+        if listing.by_name(str(source)) is not None:
+            return resolve.named(listing, str(source), where=self._folder.store.root), self._folder
+        parent = path.absolute().parent
+        here = os.path.realpath(parent) == os.path.realpath(self._folder.store.root)
+        folder = self._folder if here else Folder(LocalStore(parent))
+        return resolve.named(folder.scan(), path.name, where=str(parent)), folder
+
+    def _find(self, source: str | os.PathLike[str], names: list[str]) -> _Loaded | None:
+        if source != "auto":
+            record, folder = self._resolve(source)
+            return self._read(folder, record, [*names, _RANDOM])
+        found = resolve.auto(self._folder.scan(), lambda r: self._read(self._folder, r, [*names, _RANDOM]))
+        for passed in found.passed:
+            logger.warning("passed over '%s': %s", passed.name, passed.why)
+        if found.passed:
+            went_on = f"'{found.record.names[0]}'" if found.record else "the beginning"
+            logger.warning("going on from %s: %s steps are lost", went_on, f"{found.steps_lost:,}")
+        return found.value
+
+    def _read(
+        self, folder: Folder, record: Record, names: list[str], *, location: torch.device | str | None = "cpu"
+    ) -> _Loaded:
+        name = record.names[0]
+        path = f"{folder.store.root}/{name}"
+        good = resolve.newest_good(folder.scan().records, but=record.id)
+        with folder.store.open(name) as reader:
+            file = CheckpointFile(reader, name=path, good=good)
+            missing = [n for n in names if n not in file.manifest.parts and n != _RANDOM]
+            if missing:
+                raise Incompatible(
+                    f"holds no part named {', '.join(missing)}. It holds: {', '.join(file.manifest.parts)}.",
+                    checkpoint=path,
+                    good="Nothing was changed.",
+                    remedy="Name what may start afresh: resume(..., fresh=[...]).",
+                )
+            parts = file.parts([n for n in names if n in file.manifest.parts], location=location)
+        return _Loaded(record, path, file.manifest, parts, elsewhere=folder is not self._folder)
+
+    def _capture(self, what: What) -> Captured:
+        captured = self._strategy.capture(self._objects, what)
+        if not what.wants_part(_RANDOM):
+            return captured
+        return replace(captured, parts={**captured.parts, _RANDOM: random.capture()})
+
+    def _consider(self, *events: Event) -> None:
+        engine = self._ready()
+        pending = self._signals.pending
+        requests = [*self._elapsed()]
+        if pending is not None:
+            requests.append(Request(pending.name, Event.SIGNAL, policy="last"))
+            events = (*events, Event.SIGNAL)
+        ticket = engine.consider(self._moment(*events, requests=tuple(requests)))
+        if ticket is not None and requests:
+            now = time.monotonic()
+            self._clocks = {seconds: now + seconds for seconds in self._clocks}
+        if pending is not None:
+            self._end(pending)
+
+    def _end(self, pending: signal.Signals) -> None:
+        """After a signal: the state is durable, then the program ends as the signal would have ended it."""
+        engine = self._ready()
+        engine.settle(last=True)
+        logger.info("%s: saved at step %s, stopping", pending.name, f"{self.progress.steps:,}")
+        self._signals.__exit__(None, None, None)
+        if pending is signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(exit_code(pending))
+
+    def _elapsed(self) -> Iterable[Request]:
+        now = time.monotonic()
+        for seconds, due in self._clocks.items():
+            if now >= due:
+                yield Request(f"{seconds:g} s have passed", Event.BATCH_END)
+
+    def _moment(self, *events: Event, requests: tuple[Request, ...] = ()) -> Moment:
+        return Moment(frozenset(events), self.progress, dict(self._metrics), requests=requests)
+
+    def _measure(self, metrics: Mapping[str, Any] | None) -> None:
+        for name, value in (metrics or {}).items():
+            self._metrics[name] = Score(_number(name, value), self.progress.steps)
+
+    def _ready(self) -> Engine:
+        if self._engine is None:
+            raise ConfigError(
+                "The run has not begun.", remedy="Call resume(model=..., optimizer=...) first, inside the with block."
+            )
+        return self._engine
+
+    def _check_objects(self, objects: Mapping[str, Any]) -> None:
+        if not objects:
+            raise ConfigError("resume() needs what makes up the state: resume(model=model, optimizer=optimizer).")
+        reserved = [name for name in objects if name in _RESERVED]
+        if reserved:
+            raise ConfigError(f"The part names {', '.join(reserved)} are Holdfast's own: choose others.")
+        require_state(objects)
+
+    def _say_restored(self, loaded: _Loaded) -> None:
+        restored = ", ".join(n for n in loaded.parts if n != _RANDOM)
+        left = [n for n in loaded.manifest.parts if n not in loaded.parts]
+        rest = f"; not asked for: {', '.join(left)}" if left else ""
+        p = loaded.manifest.progress
+        logger.info(
+            "resumed '%s' at step %s (epoch %s): %s and random state%s",
+            loaded.path,
+            f"{p.steps:,}",
+            p.epoch,
+            restored,
+            rest,
+        )
+
+    def _path(self, name: str) -> Path | str:
+        root = self._folder.store.root
+        return Path(root) / name if isinstance(self._folder.store, LocalStore) else f"{root}/{name}"
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    record: Record
+    path: str
+    manifest: Manifest
+    parts: dict[str, Any]
+    elsewhere: bool
+
+
+def _check(when: When, which: Which, on_save_error: str, when_busy: str) -> None:
+    problems = []
+    if not isinstance(when, When):
+        problems.append(f"when= takes every(...), at(...) or a union of them, not {when!r}")
+    if not isinstance(which, Which):
+        problems.append(f"which= takes best(...), last(...) or a union of them, not {which!r}")
+    if on_save_error not in ("warn", "raise"):
+        problems.append(f"on_save_error= is 'warn' or 'raise', not {on_save_error!r}")
+    if when_busy not in ("wait", "skip"):
+        problems.append(f"when_busy= is 'wait' or 'skip', not {when_busy!r}")
+    if problems:
+        raise ConfigError(f"Checkpointer: {'; '.join(problems)}.")
+
+
+def _number(name: str, value: Any) -> float:
+    number = value.item() if hasattr(value, "item") else value
+    if isinstance(number, bool) or not isinstance(number, (int, float)):
+        raise ConfigError(f"The metric {name!r} is {value!r}, not a number.")
+    return number
