@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup check test docs demo torture layers clean
+.PHONY: setup check test test-interop docs demo torture bench clean
 
 setup: .venv/.ready
 
@@ -18,8 +18,34 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# One thread of torch a process: two test processes with more of them get in each other's way.
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadscope
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not interop"
+
+# Real Lightning, in an environment of its own, opens our files.
+test-interop: setup .venv-lightning/.ready
+	$(BIN)/python -m pytest tests/interop -m interop
+
+.venv-lightning/.ready: requirements-lightning.txt
+	$(PYTHON) -m venv .venv-lightning
+	.venv-lightning/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch numpy
+	.venv-lightning/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-lightning.txt
+	@touch $@
+
+# Every example in README and docs, run; every link and test that they name, looked up.
+docs: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/docs
+
+demo: setup
+	OMP_NUM_THREADS=1 $(BIN)/python examples/kill_and_resume.py examples/digits_loop.py
+
+# The counted claims, whole: thousands of damaged files, dozens of kills. Needs strace for the kills at system calls.
+torture: setup
+	OMP_NUM_THREADS=1 HOLDFAST_TORTURE=whole $(BIN)/python -m pytest tests/torture --timeout 1800
+	OMP_NUM_THREADS=1 $(BIN)/python tests/mutations.py
+
+bench: setup
+	$(BIN)/python benchmarks/listing.py
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist

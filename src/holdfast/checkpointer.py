@@ -277,7 +277,7 @@ class Checkpointer:
         if source in ("last", "best"):
             record = resolve.last(listing) if source == "last" else resolve.best(listing, self._which)
             if record is None:
-                raise NotFound("does not exist: the folder is empty.", checkpoint=self._path(str(source)))
+                raise NotFound("does not exist: the folder is empty.", checkpoint=f"{self._folder.store.root}/{source}")
             return record, self._folder
         path = Path(source)
         if listing.by_name(str(source)) is not None:
@@ -404,7 +404,7 @@ class _Loaded:
     elsewhere: bool
 
 
-def _check(when: When, which: Which, on_save_error: str, when_busy: str) -> None:
+def _check(when: Any, which: Any, on_save_error: str, when_busy: str) -> None:
     problems = []
     if not isinstance(when, When):
         problems.append(f"when= takes every(...), at(...) or a union of them, not {when!r}")

@@ -161,13 +161,35 @@ class StoreContract:
             assert reader.read_at(0, reader.bytes) == b"first"
         assert read(store, "a") == b"second"
 
+    def test_what_is_synced_is_still_to_be_published(self, store):
+        """Syncing, once or twice, shows nothing under the name and ends the writing; publishing follows."""
+        sink = written(store, "a", PAYLOAD)
+        for _ in range(2):
+            sink.sync()
+            assert names(store) == [sink.temporary]
+        with refused(errno.EBADF):
+            sink.write_at(0, b"x")
+        sink.publish("a", replace=False)
+        assert read(store, "a") == PAYLOAD
+        with refused(errno.EBADF):
+            sink.sync()
+
+    def test_a_discarded_sink_cannot_be_synced(self, store):
+        """There is nothing left to make durable, synced before or not."""
+        for prepare in (lambda sink: None, lambda sink: sink.sync()):
+            sink = written(store, "a", b"a")
+            prepare(sink)
+            sink.discard()
+            with refused(errno.EBADF):
+                sink.sync()
+
     def test_discarding_leaves_nothing(self, store):
         """A discarded sink has no name left, and discarding again does nothing."""
         sink = written(store, "a", PAYLOAD)
         sink.discard()
         sink.discard()
         assert names(store) == []
-        with pytest.raises(errors.StoreError):
+        with refused(errno.EBADF):
             sink.publish("a", replace=True)
 
     def test_discarding_after_a_refused_name_leaves_nothing(self, store):
@@ -184,9 +206,9 @@ class StoreContract:
         sink = written(store, "a", b"first")
         sink.publish("a", replace=False)
         sink.discard()
-        with pytest.raises(errors.StoreError):
+        with refused(errno.EBADF):
             sink.write_at(0, b"x")
-        with pytest.raises(errors.StoreError):
+        with refused(errno.EBADF):
             sink.publish("b", replace=False)
         assert read(store, "a") == b"first"
         assert names(store) == ["a"]

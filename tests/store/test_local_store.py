@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from faults import Call, refusing, short_writes, watching
-from holdfast.store import LocalStore
+from holdfast.store import LocalStore, temporary_name
 from store.contract import PAYLOAD, StoreContract, names, published, read, refused, written
 
 

@@ -175,14 +175,35 @@ def test_a_failure_of_any_call_while_locking_leaves_it_free(store):
         store.lock("folder/lease").release()
 
 
-def test_a_failed_sync_is_not_tried_again(store):
+@pytest.mark.parametrize(
+    "again", [lambda sink: sink.sync(), lambda sink: sink.publish("folder/a", replace=True)]
+)
+@pytest.mark.parametrize(
+    "first", [lambda sink: sink.sync(), lambda sink: sink.publish("folder/a", replace=True)]
+)
+def test_a_failed_sync_is_not_tried_again(store, first, again):
     """The system drops the bytes that it failed to write, and says "fine" if asked again."""
     sink = store.create("folder/a", owner="run", size=len(NEW))
     with failing_at(1, errno.EIO, functions=("fsync",)), refused(errno.EIO):
-        sink.publish("folder/a", replace=True)
+        first(sink)
     with refused(errno.EBADF):
-        sink.publish("folder/a", replace=True)
+        again(sink)
     assert content(store, "folder/a") is None
+    sink.discard()
+    assert leftovers(store) == []
+
+
+def test_what_was_synced_is_not_synced_again_by_publishing(store):
+    """All shards are made durable first, and publishing them then costs the folder's fsync alone."""
+    sink = store.create("folder/a", owner="run", size=len(NEW))
+    sink.write_at(0, NEW)
+    with watching() as calls:
+        sink.sync()
+    temporary = inode(store, sink.temporary)
+    assert calls.done == [Call("fchmod", temporary), Call("fsync", temporary)]
+    with watching() as calls:
+        sink.publish("folder/a", replace=True)
+    assert [call.target for call in calls.done if call.function == "fsync"] == [inode(store, "folder")]
 
 
 # What comes before what: a loss of power cannot be had in a test, the order of the calls can.

@@ -83,6 +83,12 @@ class StoresAgree(RuleBasedStateMachine):
         self.on_pair(number, lambda sink: sink.write_at(offset, data))
 
     @precondition(lambda self: self.sinks)
+    @rule(draw=st.data())
+    def sync(self, draw):
+        number = draw.draw(st.integers(0, len(self.sinks) - 1))
+        self.on_pair(number, lambda sink: sink.sync())
+
+    @precondition(lambda self: self.sinks)
     @rule(draw=st.data(), name=NAMES, replace=st.booleans())
     def publish(self, draw, name, replace):
         number = draw.draw(st.integers(0, len(self.sinks) - 1))

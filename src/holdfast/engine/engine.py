@@ -183,22 +183,21 @@ class Engine:
 
     def _plan(self, moment: Moment) -> Plan:
         """Decide on rank 0; the others are told."""
-        message: dict[str, Any] = {}
-        if self._group.rank == 0:
-            listing = self.folder.scan()
-            decided = planning.plan(
-                self.policies,
-                self.tallies,
-                moment,
-                records=listing.records,
-                run=self.run.ref.id,
-                protected=self._protected(),
-                taken=listing.names,
-            )
-            message = planning.to_json(decided)
-        if self._group.size == 1:
-            return decided
-        return planning.from_json(self._group.broadcast(message, phase="plan"))
+        if self._group.rank != 0:
+            return planning.from_json(self._group.broadcast(None, phase="plan"))
+        listing = self.folder.scan()
+        decided = planning.plan(
+            self.policies,
+            self.tallies,
+            moment,
+            records=listing.records,
+            run=self.run.ref.id,
+            protected=self._protected(),
+            taken=listing.names,
+        )
+        if self._group.size > 1:
+            self._group.broadcast(planning.to_json(decided), phase="plan")
+        return decided
 
     def _protected(self) -> dict[str, str]:
         """The checkpoint that was resumed from, until two newer ones are durable."""

@@ -59,7 +59,7 @@ class _Writer(pickle.Pickler):
         if not isinstance(obj, TensorRef):
             return NotImplemented
         place = _Place(obj, self.storage_bytes(obj.storage))
-        args = (place, obj.offset, obj.shape, obj.stride, obj.trainable, OrderedDict())
+        args: tuple[Any, ...] = (place, obj.offset, obj.shape, obj.stride, obj.trainable, OrderedDict())
         if obj.dtype in _TYPED:
             return (torch._utils._rebuild_tensor_v2, args)
         return (torch._utils._rebuild_tensor_v3, (*args, obj.dtype))

@@ -118,8 +118,8 @@ class CheckpointFile:
         damaged: dict[str, tuple[int, int]] = {}
         for key in keys:
             entry = self._entries[f"{layout.PREFIX}data/{key}"]
-            storage = torch.UntypedStorage(entry.length)
-            memory = torch.empty(0, dtype=torch.uint8).set_(storage).numpy()
+            storage = torch.UntypedStorage(entry.length)  # type: ignore[no-untyped-call]  # torch's stubs lack it
+            memory: Any = torch.empty(0, dtype=torch.uint8).set_(storage).numpy()
             found = self._read_into(entry, memoryview(memory))
             if found != entry.crc:
                 damaged[entry.name] = (entry.crc, found)

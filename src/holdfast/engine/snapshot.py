@@ -49,6 +49,6 @@ def take(tree: Tree) -> Snapshot:
 
 
 def _host_copy(storage: torch.UntypedStorage) -> torch.UntypedStorage:
-    copy = torch.UntypedStorage(storage.nbytes())
+    copy = torch.UntypedStorage(storage.nbytes())  # type: ignore[no-untyped-call]  # torch's stubs lack it
     copy.copy_(storage)
     return copy

@@ -144,7 +144,7 @@ class _Found:
 
     @property
     def memory(self) -> int:
-        return self.tensor.untyped_storage()._cdata
+        return int(self.tensor.untyped_storage()._cdata)
 
     @property
     def view(self) -> tuple[Any, ...]:
@@ -237,7 +237,7 @@ class _Walk:
             values.dtype,
             tuple(values.shape),
             values.stride(),
-            values.storage_offset(),
+            int(values.storage_offset()),
             found.trainable,
         )
         self.tree.tensors.append(ref)

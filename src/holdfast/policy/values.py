@@ -59,7 +59,9 @@ class Progress:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Progress:
         """Read counters by name. Unknown names are ignored, missing ones keep their default."""
-        return cls(**{f.name: type(f.default)(data[f.name]) for f in fields(cls) if f.name in data})
+        counters = {f.name: int(data[f.name]) for f in fields(cls) if f.name in data}
+        complete = bool(counters.pop("complete", False))
+        return cls(complete=complete, **counters)
 
 
 @dataclass(frozen=True)

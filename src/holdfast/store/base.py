@@ -82,7 +82,10 @@ class Sink(Protocol):
         ...
 
     def sync(self) -> None:
-        """Make everything durable under the temporary name; nothing is written after it. ``publish`` does so too."""
+        """Make all that was written durable under the temporary name, as ``publish`` does first of all.
+
+        Nothing can be written after it. Raises ``StoreError`` again where an earlier attempt failed.
+        """
         ...
 
     def publish(self, name: str, *, replace: bool) -> Entry:

@@ -22,7 +22,7 @@ ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
 
 def make_folder(folder: str) -> None:
-    """Make ``folder`` and those above it, each durable in its parent; a file in their place is left."""
+    """Make ``folder`` and those above it, each durable in its parent."""
     missing = []
     while not os.path.isdir(folder):
         missing.append(folder)
@@ -30,7 +30,7 @@ def make_folder(folder: str) -> None:
     for path in reversed(missing):
         with suppress(
             FileExistsError
-        ):  # made by another process meanwhile; if a file, what comes next says so
+        ):  # another process was faster; if it is a file, what comes next says so
             os.mkdir(path)
         sync_folder(os.path.dirname(path))
 

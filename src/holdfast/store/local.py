@@ -240,12 +240,9 @@ class LocalSink:
             files.write(self._fd, offset, data)
 
     def sync(self) -> None:
-        """Make everything written durable and read-only, under the temporary name; nothing is written after it."""
+        """Make all that was written durable and read-only, under the temporary name still."""
         with reported("sync", self._target):
-            if not self._closed:
-                self._settle(files.make_read_only)
-            if self._entry is None:
-                raise OSError(errno.EBADF, "it was discarded, or could not be synced")
+            self._settle(files.make_read_only)
 
     def publish(self, name: str, *, replace: bool) -> Entry:
         """Make everything durable and read-only, then visible as ``name``, then make the name durable."""
@@ -279,10 +276,7 @@ class LocalSink:
     ) -> Entry:
         path = os.path.join(self._root, checked_name("publish", name))
         with reported("publish", path):
-            if not self._closed:
-                self._settle(seal)
-            if self._entry is None:
-                raise OSError(errno.EBADF, "it was discarded, or could not be synced")
+            settled = self._settle(seal)
             if not self._is_own():
                 raise OSError(errno.ESTALE, f"its temporary file '{self._path}' was removed or taken over")
             folder = os.path.dirname(path)
@@ -290,15 +284,19 @@ class LocalSink:
             move(self._path, path)
             files.sync_folder(folder)
             self._release()
-        return Entry(name, self._entry.bytes, self._entry.mtime_ns, self._entry.inode)
+        return Entry(name, settled.bytes, settled.mtime_ns, settled.inode)
 
-    def _settle(self, seal: Callable[[int], None] | None) -> None:
+    def _settle(self, seal: Callable[[int], None] | None) -> Entry:
         """Seal and sync, once: a second fsync after one that failed would succeed over lost bytes."""
-        self._closed = True
-        if seal is not None:
-            seal(self._fd)
-        files.sync(self._fd)
-        self._entry = _entry(self.temporary, os.fstat(self._fd))
+        if not self._closed:
+            self._closed = True
+            if seal is not None:
+                seal(self._fd)
+            files.sync(self._fd)
+            self._entry = _entry(self.temporary, os.fstat(self._fd))
+        if self._entry is None or self._fd < 0:
+            raise OSError(errno.EBADF, "it was published or discarded, or could not be synced")
+        return self._entry
 
     def _is_own(self) -> bool:
         """Whether the temporary name is still this sink's file, and not another's or gone.

@@ -223,8 +223,10 @@ class MemorySink:
                 self._begun.mtime_ns = time.time_ns()
 
     def sync(self) -> None:
-        """Seal it; nothing is written after it."""
-        with self._store._guard:
+        """Seal it: nothing is written after it."""
+        with self._store._guard, reported("sync", self.temporary):
+            if not self._open:
+                raise OSError(errno.EBADF, "it was published or discarded")
             self._begun.sealed = True
 
     def publish(self, name: str, *, replace: bool) -> Entry:

@@ -1,0 +1,43 @@
+"""The command line: one file a verb, loaded when it is asked for. It shows what lower layers know and decides nothing."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+from holdfast._version import __version__
+from holdfast.cli.exits import failure
+from holdfast.errors import HoldfastError
+
+VERBS = ("ls", "verify")
+
+
+class _Verbs(click.Group):
+    """Finds the verb ``x`` in ``holdfast.cli.x``, and turns Holdfast's errors into a message and an exit code."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        command = getattr(import_module(f"holdfast.cli.{cmd_name}"), cmd_name)
+        assert isinstance(command, click.Command), f"holdfast.cli.{cmd_name} holds the verb {cmd_name}"
+        return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except HoldfastError as error:
+            raise failure(error) from error
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="holdfast")
+def main() -> None:
+    """Look after the checkpoints of PyTorch training: list them, verify them.
+
+    Every verb has --json for scripts. Exit codes are the same for all: 0 all is well, 1 error, 2 wrong usage, 10
+    corrupt, 11 not found, 12 foreign.
+    """

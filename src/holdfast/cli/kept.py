@@ -1,0 +1,106 @@
+"""Say why each checkpoint of a folder is kept now, and which would be the next to go. Pure: looks, removes nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from holdfast.catalog.folder import Listing
+from holdfast.errors import ConfigError
+from holdfast.policy.plan import BY_HAND
+from holdfast.policy.values import Record
+from holdfast.policy.which import Best, Which
+
+_Rules = Mapping[str, Which | None]
+"""What each policy of a run keeps; None where this version cannot read it."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Why a checkpoint is there.
+
+    Args:
+        why: In words, true now; ``(when saved)`` marks what was true then, where the rules are not known.
+        next_to_go: Whether one more checkpoint, newer and better than all, would make the rules let this one go.
+    """
+
+    why: str
+    next_to_go: bool = False
+
+
+def judge(listing: Listing) -> dict[str, Kept]:
+    """Every record of the folder, by id."""
+    judged: dict[str, Kept] = {}
+    newest = listing.newest_run()
+    for run in dict.fromkeys(record.run for record in listing.records):
+        records = listing.of_run(run)
+        rules = _read(listing.rules.get(run, {}))
+        reasons = _keep(rules, records)
+        stay = _keep(rules, records, and_one_more=True)
+        for record in records:
+            because = [*_user(record), *dict.fromkeys(reasons.get(record.id, ()))]
+            if run != newest:
+                judged[record.id] = Kept("; ".join(["of an earlier run", *because]))
+                continue
+            may_go = _may_go(record, rules)
+            if not because:
+                because = ["no rule keeps it any more" if may_go else f"{record.reason} (when saved)"]
+            judged[record.id] = Kept("; ".join(because), may_go and record.id not in stay)
+    return judged
+
+
+def _read(policies: Mapping[str, Sequence[object]]) -> _Rules:
+    rules: dict[str, Which | None] = {}
+    for name, data in policies.items():
+        try:
+            rules[name] = Which.from_json(data)
+        except ConfigError:  # a later version's rules: not known, so nothing is said in their name
+            rules[name] = None
+    return rules
+
+
+def _keep(rules: _Rules, records: Sequence[Record], *, and_one_more: bool = False) -> dict[str, list[str]]:
+    """Why each record is kept by the rules that are known; each rule against the newcomer that is hardest on it."""
+    reasons: dict[str, list[str]] = {}
+    for name, which in rules.items():
+        own = [record for record in records if name in record.policies]
+        for rule in which.rules if which else ():
+            newcomer = [_newcomer(own[-1], rule)] if and_one_more and own else []
+            for id, why in Which((rule,)).keep([*own, *newcomer]).items():
+                reasons.setdefault(id, []).append(why)
+    return reasons
+
+
+def _newcomer(newest: Record, rule: object) -> Record:
+    """A checkpoint after ``newest`` that no other beats in the eyes of ``rule``."""
+    scores = {rule.metric: math.inf if rule.mode == "max" else -math.inf} if isinstance(rule, Best) else {}
+    progress = replace(newest.progress, steps=newest.progress.steps + 1)
+    return Record(
+        id="",
+        run=newest.run,
+        run_ordinal=newest.run_ordinal,
+        sequence=newest.sequence + 1,
+        progress=progress,
+        scores=scores,
+    )
+
+
+def _user(record: Record) -> Iterable[str]:
+    """What the user has said about it."""
+    label = f": {record.label}" if record.label else ""
+    if BY_HAND in record.policies:
+        yield f"saved by hand{label}"
+    if record.pinned:
+        yield "pinned" if BY_HAND in record.policies else f"pinned{label}"
+
+
+def _may_go(record: Record, rules: _Rules) -> bool:
+    """Whether rules could let it go at all: it is not the user's, and all that is to be known of it is known."""
+    policies = [name for name in record.policies if name in rules]
+    return (
+        bool(policies)
+        and all(rules[name] is not None for name in policies)
+        and BY_HAND not in record.policies
+        and not record.pinned
+    )

@@ -1,0 +1,133 @@
+"""``holdfast ls``: what checkpoints a folder holds, and why. Reads names and ledger, opens only files it must."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from holdfast.catalog.folder import Folder, Listing
+from holdfast.catalog.manifest import number
+from holdfast.cli import text
+from holdfast.cli.exits import Exit, Failure
+from holdfast.cli.kept import Kept, judge
+from holdfast.policy.values import Record
+from holdfast.store import LocalStore
+
+
+@click.command()
+@click.argument("directory", metavar="DIR")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document instead of a table.")
+def ls(directory: str, *, as_json: bool) -> None:
+    """List the checkpoints in DIR, oldest first.
+
+    Shows the scores that were measured at each one's own step, why it is kept, and with "next" which the rules would
+    let go if one more came that is better than all. Below come files that bear a checkpoint's name and are none, and
+    unfinished ones. Nothing is changed, and no checkpoint is read through: "holdfast verify" does that.
+    """
+    if os.path.isfile(directory):
+        raise Failure(
+            f"'{directory}' is a file. `holdfast ls` lists a folder; `holdfast verify` looks at one file.",
+            Exit.ERROR,
+        )
+    listing = Folder(LocalStore(directory)).scan()
+    if not listing.names and not os.path.isdir(directory):
+        raise Failure(f"there is no folder '{directory}'.", Exit.NOT_FOUND)
+    now = time.time()
+    if as_json:
+        click.echo(json.dumps(document(listing, directory=directory, now=now), indent=2, allow_nan=False))
+    else:
+        _show(listing, directory, now)
+
+
+def document(listing: Listing, *, directory: str, now: float) -> dict[str, Any]:
+    """The folder as plain values; docs/cli.md says each key.
+
+    Args:
+        listing: The folder.
+        directory: Its path, as it is to be named.
+        now: Seconds since 1970.
+    """
+    kept = judge(listing)
+    return {
+        "directory": directory,
+        "checkpoints": [_checkpoint(record, kept[record.id], now) for record in listing.records],
+        "strangers": [
+            {"name": s.name, "verdict": s.verdict.value, "why": s.why, "bytes": s.bytes}
+            for s in listing.strangers
+        ],
+        "unfinished": list(listing.leftovers),
+    }
+
+
+def _checkpoint(record: Record, kept: Kept, now: float) -> dict[str, Any]:
+    saved_at = text.utc(record.saved_at)
+    return {
+        "id": record.id,
+        "names": list(record.names),
+        "run": record.run,
+        "sequence": record.sequence,
+        "step": record.progress.steps,
+        "epoch": record.progress.epoch,
+        "scores": {name: number(value) for name, value in record.scores.items()},
+        "saved_at": saved_at,
+        "age": None if saved_at is None else round(now - record.saved_at, 3),
+        "bytes": record.bytes,
+        "what": record.what,
+        "parts": list(record.parts),
+        "policies": list(record.policies),
+        "label": record.label,
+        "pinned": record.pinned,
+        "reason": record.reason,
+        "kept_because": kept.why,
+        "next_to_go": kept.next_to_go,
+    }
+
+
+def _show(listing: Listing, directory: str, now: float) -> None:
+    console = text.console()
+    if listing.records:
+        console.print(_table(listing, now))
+    else:
+        console.print(f"no checkpoints in {text.plain(directory)}")
+    if listing.strangers:
+        strangers = text.table("not a checkpoint", "is", "size", "why", right=("size",))
+        for s in listing.strangers:
+            strangers.add_row(text.plain(s.name), s.verdict.value, text.size(s.bytes), text.plain(s.why))
+        console.print(strangers)
+    for name in listing.leftovers:
+        console.print(
+            f"unfinished: {text.plain(name)} (being written, or left by a crash: the next run removes it)"
+        )
+
+
+def _table(listing: Listing, now: float) -> Any:
+    several_runs = len({record.run for record in listing.records}) > 1
+    partial = any(record.what != "full" for record in listing.records)
+    headings = ["checkpoint", "step", "epoch", "scores", "age", "size", "kept because", ""]
+    headings[1:1] = [*(["run"] if several_runs else []), *(["what"] if partial else [])]
+    table = text.table(*headings, right=("step", "epoch", "age", "size"))
+    kept = judge(listing)
+    for record in listing.records:
+        why = kept[record.id]
+        cells = [
+            ", ".join(record.names),
+            f"{record.progress.steps:,}",
+            str(record.progress.epoch),
+            _scores(record.scores),
+            text.age(now - record.saved_at if text.utc(record.saved_at) else None),
+            text.size(record.bytes),
+            why.why,
+            "next" if why.next_to_go else "",
+        ]
+        cells[1:1] = [*([record.run[:8]] if several_runs else []), *([record.what] if partial else [])]
+        table.add_row(*map(text.plain, cells))
+    return table
+
+
+def _scores(scores: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.6g}" for name, value in sorted(scores.items()))
