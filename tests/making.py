@@ -1,4 +1,4 @@
-"""Make valid checkpoints by the kilobyte, without torch: for whatever looks at folders of them, not into tensors."""
+"""Make valid checkpoints by the kilobyte, without torch: for what looks at folders of them."""
 
 from __future__ import annotations
 

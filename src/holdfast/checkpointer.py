@@ -19,6 +19,7 @@ from holdfast.catalog.manifest import Manifest
 from holdfast.engine.engine import Captured, Engine
 from holdfast.engine.reader import CheckpointFile
 from holdfast.errors import ConfigError, Incompatible, NotFound
+from holdfast.formats import lightning
 from holdfast.log import logger
 from holdfast.policy.plan import BY_HAND, Policy
 from holdfast.policy.values import Event, Moment, Progress, Record, Request, Score, Tally
@@ -319,10 +320,10 @@ class Checkpointer:
         return _Loaded(record, path, file.manifest, parts, elsewhere=folder is not self._folder)
 
     def _capture(self, what: What) -> Captured:
-        captured = self._strategy.capture(self._objects, what)
-        if not what.wants_part(_RANDOM):
-            return captured
-        return replace(captured, parts={**captured.parts, _RANDOM: random.capture()})
+        held = self._strategy.capture(self._objects, what)
+        own = {_RANDOM: random.capture()} if what.wants_part(_RANDOM) else {}
+        root, places = lightning.arrange({**held.parts, **own}, self.progress)
+        return Captured(root, places, held.frozen, held.groups)
 
     def _consider(self, *events: Event) -> None:
         engine = self._ready()

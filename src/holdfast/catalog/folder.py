@@ -48,6 +48,7 @@ class Listing:
         names: Every name that is taken in the folder.
         runs: Every run known, by id, with its latest attempt.
         ended: Ids of the runs whose latest attempt ended clean.
+        rules: Run to policy name to the rules by which it keeps, as ``Which.to_json`` writes them.
     """
 
     records: tuple[Record, ...] = ()
@@ -56,6 +57,7 @@ class Listing:
     names: frozenset[str] = frozenset()
     runs: Mapping[str, RunRef] = field(default_factory=dict)
     ended: frozenset[str] = frozenset()
+    rules: Mapping[str, Mapping[str, list[Any]]] = field(default_factory=dict)
 
     def of_run(self, run: str) -> tuple[Record, ...]:
         """The records of one run, oldest first."""
@@ -102,6 +104,7 @@ class Folder:
         self._late: dict[str, dict[str, float]] = {}
         self._runs: dict[str, RunRef] = {}
         self._ended: set[str] = set()
+        self._rules: dict[str, Mapping[str, list[Any]]] = {}
 
     def scan(self) -> Listing:
         """Look at the folder now. Opens only files that neither the ledger nor an earlier scan knows."""
@@ -132,6 +135,7 @@ class Folder:
             names=frozenset(taken),
             runs=dict(self._runs),
             ended=frozenset(self._ended),
+            rules=dict(self._rules),
         )
 
     @contextmanager
@@ -217,6 +221,8 @@ class Folder:
             run = RunRef(**fact["run"])
             self._know_run(run)
             self._ended.discard(run.id)
+        elif kind == "rules":
+            self._rules[fact["run"]] = fact["policies"]
         elif kind == "committed":
             record = records.from_json(fact["record"])
             self._records[record.id] = record

@@ -1,4 +1,4 @@
-"""The command line: one file a verb, loaded when it is asked for. It shows what lower layers know and decides nothing."""
+"""The command line: one file a verb, loaded when asked for. Shows what lower layers know; decides nothing."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from importlib import import_module
 import click
 
 from holdfast._version import __version__
-from holdfast.cli.exits import failure
+from holdfast.cli import exits
 from holdfast.errors import HoldfastError
 
 VERBS = ("ls", "verify")
 
 
 class _Verbs(click.Group):
-    """Finds the verb ``x`` in ``holdfast.cli.x``, and turns Holdfast's errors into a message and an exit code."""
+    """Finds the verb ``x`` in ``holdfast.cli.x``; turns Holdfast's errors into a message and an exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(VERBS)
@@ -30,7 +30,8 @@ class _Verbs(click.Group):
         try:
             return super().invoke(ctx)
         except HoldfastError as error:
-            raise failure(error) from error
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(exits.of(error))
 
 
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
@@ -38,6 +39,6 @@ class _Verbs(click.Group):
 def main() -> None:
     """Look after the checkpoints of PyTorch training: list them, verify them.
 
-    Every verb has --json for scripts. Exit codes are the same for all: 0 all is well, 1 error, 2 wrong usage, 10
-    corrupt, 11 not found, 12 foreign.
+    Every verb has --json for scripts. Exit codes are the same for all: 0 all is well, 1 error,
+    2 wrong usage, 10 corrupt, 11 not found, 12 foreign.
     """

@@ -1,11 +1,9 @@
-"""What a command's exit code says, for scripts. The numbers are a promise: they are never given another meaning."""
+"""What a command's exit code says, for scripts. The numbers are a promise: none ever gets another meaning."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import IntEnum
-
-import click
 
 from holdfast.errors import Corrupt, Foreign, HoldfastError, NotFound
 
@@ -33,27 +31,29 @@ MEANINGS = {
 _WORST_FIRST = (Exit.CORRUPT, Exit.ERROR, Exit.NOT_FOUND, Exit.FOREIGN, Exit.OK)
 
 
-class Failure(click.ClickException):
-    """Ends the command with one message on stderr.
+class Failure(HoldfastError):
+    """What was asked for cannot be done.
 
     Args:
-        message: What happened, and what to do now.
+        what: What is wrong.
         exit: The exit code.
+        remedy: What to do now.
     """
 
-    def __init__(self, message: str, exit: Exit) -> None:
-        super().__init__(message)
-        self.exit_code = int(exit)
+    def __init__(self, what: str, exit: Exit, *, remedy: str = "") -> None:
+        super().__init__(what, remedy=remedy)
+        self.exit = exit
 
 
 def worst(exits: Iterable[Exit]) -> Exit:
-    """The one that counts where a command looked at several things: the first of corrupt, error, not found, foreign."""
+    """The one that counts where a command looked at several things."""
     there = set(exits)
     return next((exit for exit in _WORST_FIRST if exit in there), Exit.OK)
 
 
-def failure(error: HoldfastError) -> Failure:
-    """The end of a command that raised ``error``."""
+def of(error: HoldfastError) -> Exit:
+    """The exit code of a command that raised ``error``."""
+    if isinstance(error, Failure):
+        return error.exit
     kinds = {Corrupt: Exit.CORRUPT, NotFound: Exit.NOT_FOUND, Foreign: Exit.FOREIGN}
-    exit = next((code for kind, code in kinds.items() if isinstance(error, kind)), Exit.ERROR)
-    return Failure(str(error), exit)
+    return next((code for kind, code in kinds.items() if isinstance(error, kind)), Exit.ERROR)

@@ -1,4 +1,4 @@
-"""Say why each checkpoint of a folder is kept now, and which would be the next to go. Pure: looks, removes nothing."""
+"""Say why each checkpoint of a folder is kept now, and which would be next to go. Pure: removes nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Kept:
 
     Args:
         why: In words, true now; ``(when saved)`` marks what was true then, where the rules are not known.
-        next_to_go: Whether one more checkpoint, newer and better than all, would make the rules let this one go.
+        next_to_go: Whether the rules would let it go for one more checkpoint, newer and better than all.
     """
 
     why: str
@@ -33,8 +33,10 @@ def judge(listing: Listing) -> dict[str, Kept]:
     """Every record of the folder, by id."""
     judged: dict[str, Kept] = {}
     newest = listing.newest_run()
-    for run in dict.fromkeys(record.run for record in listing.records):
-        records = listing.of_run(run)
+    runs: dict[str, list[Record]] = {}
+    for record in listing.records:
+        runs.setdefault(record.run, []).append(record)
+    for run, records in runs.items():
         rules = _read(listing.rules.get(run, {}))
         reasons = _keep(rules, records)
         stay = _keep(rules, records, and_one_more=True)
@@ -44,13 +46,17 @@ def judge(listing: Listing) -> dict[str, Kept]:
                 judged[record.id] = Kept("; ".join(["of an earlier run", *because]))
                 continue
             may_go = _may_go(record, rules)
-            if not because:
-                because = ["no rule keeps it any more" if may_go else f"{record.reason} (when saved)"]
+            if not because and may_go:
+                because = ["no rule keeps it any more"]
+            elif not because:
+                because = [f"{record.reason or 'for a reason not known'} (when saved)"]
             judged[record.id] = Kept("; ".join(because), may_go and record.id not in stay)
     return judged
 
 
-def _read(policies: Mapping[str, Sequence[object]]) -> _Rules:
+def _read(policies: object) -> _Rules:
+    if not isinstance(policies, Mapping):  # the ledger is a diary that anybody may have written into
+        return {}
     rules: dict[str, Which | None] = {}
     for name, data in policies.items():
         try:
@@ -61,7 +67,7 @@ def _read(policies: Mapping[str, Sequence[object]]) -> _Rules:
 
 
 def _keep(rules: _Rules, records: Sequence[Record], *, and_one_more: bool = False) -> dict[str, list[str]]:
-    """Why each record is kept by the rules that are known; each rule against the newcomer that is hardest on it."""
+    """Why the rules that are known keep each record; ``and_one_more``: with the newcomer hardest on each."""
     reasons: dict[str, list[str]] = {}
     for name, which in rules.items():
         own = [record for record in records if name in record.policies]
@@ -96,7 +102,7 @@ def _user(record: Record) -> Iterable[str]:
 
 
 def _may_go(record: Record, rules: _Rules) -> bool:
-    """Whether rules could let it go at all: it is not the user's, and all that is to be known of it is known."""
+    """Whether rules could let it go at all: it is not the user's, and its rules are known."""
     policies = [name for name in record.policies if name in rules]
     return (
         bool(policies)

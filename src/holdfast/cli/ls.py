@@ -1,9 +1,8 @@
-"""``holdfast ls``: what checkpoints a folder holds, and why. Reads names and ledger, opens only files it must."""
+"""``holdfast ls``: what a folder holds, and why. Opens only files that the ledger does not know."""
 
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +11,7 @@ import click
 
 from holdfast.catalog.folder import Folder, Listing
 from holdfast.catalog.manifest import number
-from holdfast.cli import text
+from holdfast.cli import places, text
 from holdfast.cli.exits import Exit, Failure
 from holdfast.cli.kept import Kept, judge
 from holdfast.policy.values import Record
@@ -25,18 +24,21 @@ from holdfast.store import LocalStore
 def ls(directory: str, *, as_json: bool) -> None:
     """List the checkpoints in DIR, oldest first.
 
-    Shows the scores that were measured at each one's own step, why it is kept, and with "next" which the rules would
-    let go if one more came that is better than all. Below come files that bear a checkpoint's name and are none, and
-    unfinished ones. Nothing is changed, and no checkpoint is read through: "holdfast verify" does that.
+    Shows of each the scores that were measured at its own step, and why it is kept. "next" marks
+    those that the rules would let go for one more that is newer and better than all. Below the table
+    come files that bear a checkpoint's name and are none, and unfinished ones.
+
+    Nothing is changed, and no checkpoint is read through: "holdfast verify" does that.
     """
-    if os.path.isfile(directory):
+    if places.is_file(directory):
         raise Failure(
-            f"'{directory}' is a file. `holdfast ls` lists a folder; `holdfast verify` looks at one file.",
+            f"'{directory}' is a file, and `holdfast ls` lists a folder.",
             Exit.ERROR,
+            remedy=f"`holdfast verify {directory}` looks at that one file.",
         )
     listing = Folder(LocalStore(directory)).scan()
-    if not listing.names and not os.path.isdir(directory):
-        raise Failure(f"there is no folder '{directory}'.", Exit.NOT_FOUND)
+    if not listing.names and not places.is_folder(directory):
+        raise Failure(f"There is no folder '{directory}'.", Exit.NOT_FOUND)
     now = time.time()
     if as_json:
         click.echo(json.dumps(document(listing, directory=directory, now=now), indent=2, allow_nan=False))
@@ -95,10 +97,13 @@ def _show(listing: Listing, directory: str, now: float) -> None:
     else:
         console.print(f"no checkpoints in {text.plain(directory)}")
     if listing.strangers:
-        strangers = text.table("not a checkpoint", "is", "size", "why", right=("size",))
+        strangers = text.table("not a checkpoint", "is", "size", "why", right=("size",), prose=("why",))
         for s in listing.strangers:
             strangers.add_row(text.plain(s.name), s.verdict.value, text.size(s.bytes), text.plain(s.why))
+        console.print()
         console.print(strangers)
+    if listing.leftovers:
+        console.print()
     for name in listing.leftovers:
         console.print(
             f"unfinished: {text.plain(name)} (being written, or left by a crash: the next run removes it)"
@@ -110,7 +115,7 @@ def _table(listing: Listing, now: float) -> Any:
     partial = any(record.what != "full" for record in listing.records)
     headings = ["checkpoint", "step", "epoch", "scores", "age", "size", "kept because", ""]
     headings[1:1] = [*(["run"] if several_runs else []), *(["what"] if partial else [])]
-    table = text.table(*headings, right=("step", "epoch", "age", "size"))
+    table = text.table(*headings, right=("step", "epoch", "age", "size"), prose=("scores", "kept because"))
     kept = judge(listing)
     for record in listing.records:
         why = kept[record.id]

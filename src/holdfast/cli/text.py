@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Collection
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
@@ -24,14 +25,25 @@ def console() -> Console:
     return made if made.is_terminal else Console(markup=False, highlight=False, emoji=False, width=_WIDE)
 
 
-def table(*headings: str, right: tuple[str, ...] = ()) -> Table:
-    """An empty table; the headings in ``right`` are of columns of numbers. What does not fit is folded, never cut."""
-    from rich import box
+def table(*headings: str, right: Collection[str] = (), prose: Collection[str] = ()) -> Table:
+    """An empty table. What does not fit is folded, never cut.
+
+    Args:
+        headings: Of its columns.
+        right: Those of numbers.
+        prose: Those that are folded before any other is.
+    """
     from rich.table import Table
 
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    made = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for heading in headings:
-        made.add_column(heading, overflow="fold", justify="right" if heading in right else "left")
+        made.add_column(
+            heading,
+            overflow="fold",
+            justify="right" if heading in right else "left",
+            no_wrap=heading not in prose,
+            min_width=20 if heading in prose else None,
+        )
     return made
 
 

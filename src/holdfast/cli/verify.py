@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import click
 
-from holdfast.catalog.folder import Folder, identity
-from holdfast.catalog.ledger import LEDGER
+from holdfast.catalog.folder import Folder, Listing, identity
 from holdfast.catalog.verify import verify as verify_file
-from holdfast.cli import text
+from holdfast.cli import places, text
 from holdfast.cli.exits import Exit, worst
 from holdfast.errors import StoreError
 from holdfast.store import LocalStore
@@ -38,6 +35,8 @@ _STYLES = {
     "unreadable": "red",
     "foreign": "yellow",
 }
+
+_Homes = dict[str, tuple[Folder, Listing]]
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class Result:
 
     @property
     def exit(self) -> Exit:
-        """What the command ends with if nothing is worse. A foreign file that happens to be there is no failure."""
+        """What the command ends with if nothing is worse. A foreign file in a folder is no failure."""
         return Exit.OK if self.verdict == "foreign" and not self.named else _EXITS[self.verdict]
 
 
@@ -74,13 +73,15 @@ class Result:
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of a table.")
 def verify(paths: tuple[str, ...], *, as_json: bool) -> None:
-    """Read every byte of checkpoints, and say of each whether it is what was saved.
+    """Read every byte, and say which checkpoints are whole.
 
-    PATH is a checkpoint, or a folder: all checkpoints in it. A corrupt one is shown with the damaged tensors and both
-    checksums. Files in a folder that Holdfast did not write are shown as foreign and do not count; named
-    themselves, they do. The exit code is that of the worst: 10 corrupt, 1 not readable, 11 not found, 12 foreign.
+    PATH is a checkpoint, or a folder: all checkpoints in it. A corrupt one is shown with the damaged
+    tensors and both checksums. A file that Holdfast did not write is foreign; that counts where PATH
+    names it, and not where it merely lies in a folder.
+
+    The exit code is that of the worst: 10 corrupt, 1 not readable, 11 not found, 12 foreign.
     """
-    homes: dict[str, Folder] = {}
+    homes: _Homes = {}
     with _progress() as report:
         results = [result for path in paths for result in _look_at(path, homes, report)]
     exit = worst(result.exit for result in results)
@@ -110,20 +111,21 @@ def document(results: Sequence[Result], *, exit: Exit) -> dict[str, Any]:
     }
 
 
-def _look_at(path: str, homes: dict[str, Folder], report: Callable[[str], None]) -> Iterator[Result]:
-    if not os.path.isdir(path):
+def _look_at(path: str, homes: _Homes, report: Callable[[str], None]) -> Iterator[Result]:
+    if not places.is_folder(path):
         report(path)
-        root, name = _home(path)
+        root, name = places.home(path)
         yield replace(_examine(homes, root, name), path=path)
         return
     try:
-        files = _files_in(_folder(homes, path))
+        folder, listing = _scanned(homes, path)
+        files = _files_in(folder, listing)
     except StoreError as error:
         yield Result(path, "unreadable", str(error))
         return
     results = []
     for names in files:
-        report(os.path.join(path, names[0]))
+        report(places.within(path, names[0]))
         result = _examine(homes, path, names[0])
         if result.verdict != "missing":  # else it went since the folder was listed
             results.append(replace(result, names=names, named=False))
@@ -132,24 +134,16 @@ def _look_at(path: str, homes: dict[str, Folder], report: Callable[[str], None])
         yield Result(path, "missing", "there is no checkpoint of Holdfast's in this folder")
 
 
-def _home(path: str) -> tuple[str, str]:
-    """The folder that a file belongs to, and its name there: names may have folders in them."""
-    file = Path(os.path.abspath(path))
-    root = next((p for p in file.parents if os.path.isfile(p / LEDGER)), file.parent)
-    return str(root), file.relative_to(root).as_posix()
-
-
-def _folder(homes: dict[str, Folder], root: str) -> Folder:
+def _scanned(homes: _Homes, root: str) -> tuple[Folder, Listing]:
     """The folder, scanned once however many of its files are named."""
     if root not in homes:
-        homes[root] = Folder(LocalStore(root))
-        homes[root].scan()
+        folder = Folder(LocalStore(root))
+        homes[root] = folder, folder.scan()
     return homes[root]
 
 
-def _files_in(folder: Folder) -> list[tuple[str, ...]]:
+def _files_in(folder: Folder, listing: Listing) -> list[tuple[str, ...]]:
     """Every file that bears a checkpoint's name, each once, by all of its names."""
-    listing = folder.scan()
     files: dict[tuple[int, int, int], list[str]] = {}
     for name in [*(n for r in listing.records for n in r.names), *(s.name for s in listing.strangers)]:
         entry = folder.store.stat(name)
@@ -158,18 +152,18 @@ def _files_in(folder: Folder) -> list[tuple[str, ...]]:
     return [tuple(names) for names in files.values()]
 
 
-def _examine(homes: dict[str, Folder], root: str, name: str) -> Result:
-    path, start = os.path.join(root, name), time.perf_counter()
+def _examine(homes: _Homes, root: str, name: str) -> Result:
+    path = places.within(root, name)
     try:
-        # Without a ledger nothing is known to be ours, and a folder full of other things need not be searched.
-        ours = os.path.isfile(os.path.join(root, LEDGER)) and _folder(homes, root).is_ours(name)
+        # Without a ledger nothing is known to be ours: no need to search a folder full of other things.
+        ours = places.has_ledger(root) and _scanned(homes, root)[0].is_ours(name)
+        start = time.perf_counter()
         with LocalStore(root).open(name) as reader:
             finding = verify_file(reader, ours=ours)
-            size = reader.bytes
+            size, seconds = reader.bytes, time.perf_counter() - start
     except StoreError as error:
         verdict = "missing" if error.errno in _ABSENT else "unreadable"
         return Result(path, verdict, "there is no such file" if verdict == "missing" else str(error))
-    seconds = time.perf_counter() - start
     return Result(path, finding.verdict.value, finding.why, (name,), finding.damaged, size, seconds)
 
 
@@ -189,11 +183,11 @@ def _progress() -> Iterator[Callable[[str], None]]:
 def _show(results: Sequence[Result]) -> None:
     from rich.text import Text
 
-    table = text.table("file", "is", "size", "seconds", "why", right=("size", "seconds"))
+    table = text.table("file", "is", "size", "seconds", "why", right=("size", "seconds"), prose=("why",))
     for result in results:
-        folder = os.path.dirname(result.path)
+        folder = result.path.removesuffix(result.names[0]) if result.names else ""
         table.add_row(
-            text.plain(", ".join([result.path, *(os.path.join(folder, n) for n in result.names[1:])])),
+            text.plain(", ".join([result.path, *(folder + n for n in result.names[1:])])),
             Text(result.verdict, style=_STYLES[result.verdict]),
             "" if result.bytes is None else text.size(result.bytes),
             "" if result.bytes is None else f"{result.seconds:.3f}",
@@ -201,5 +195,6 @@ def _show(results: Sequence[Result]) -> None:
         )
     console = text.console()
     console.print(table)
+    console.print()
     counts = {verdict: sum(r.verdict == verdict for r in results) for verdict in _EXITS}
     console.print(", ".join(f"{count:,} {verdict}" for verdict, count in counts.items() if count))

@@ -40,18 +40,17 @@ class Archive:
         return self.layout.bytes
 
 
-def lay_out(root: Any, snapshot: Snapshot, manifest: Manifest) -> Archive:
+def lay_out(snapshot: Snapshot, manifest: Manifest) -> Archive:
     """Compute the file of a snapshot.
 
     Args:
-        root: The arranged tree, as the pickle is to hold it.
-        snapshot: Where the storages are.
+        snapshot: The tree, as the pickle is to hold it, and the storages.
         manifest: All that is known of the checkpoint but its bytes: tensors, entries and opaque are filled in here.
     """
     tree = snapshot.tree
     contents: dict[str, bytes | torch.UntypedStorage] = {
         layout.FORMAT_ENTRY: layout.FORMAT_SIGN,
-        layout.PICKLE_ENTRY: pickling.dumps(root, lambda key: tree.storages[key].nbytes()),
+        layout.PICKLE_ENTRY: pickling.dumps(tree.root, lambda key: tree.storages[key].nbytes()),
         **_FIXED,
     }
     contents.update({f"{layout.PREFIX}data/{key}": storage for key, storage in tree.storages.items()})

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -24,7 +25,6 @@ from holdfast.engine.commit import commit
 from holdfast.engine.group import Group, Solo
 from holdfast.engine.writer import Ticket, Writer
 from holdfast.errors import ConfigError, HoldfastError, SaveFailed, StoreError
-from holdfast.formats import lightning
 from holdfast.policy import plan as planning
 from holdfast.policy.plan import Plan, Policy, Save
 from holdfast.policy.values import Event, Moment, Progress, Record, Tally
@@ -44,17 +44,32 @@ class OpaqueStateWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Captured:
-    """The state of one step, as the objects themselves give it.
+    """The state of one step, arranged as the file is to hold it. Tensors are lent, not copied.
 
     Args:
-        parts: Part name to its state.
-        frozen: Dotted paths of the model's parameters that are not trained.
+        root: The whole state.
+        places: Part name to its path in ``root``.
+        frozen: Dotted names, beginning with the part's, of the model's parameters that are not trained.
         groups: Part name of an optimizer to the parameter names of each of its groups.
     """
 
-    parts: Mapping[str, Any]
+    root: Any
+    places: Mapping[str, tuple[str | int, ...]]
     frozen: frozenset[str] = frozenset()
     groups: Mapping[str, Sequence[Sequence[str]]] | None = None
+
+
+    def name(self, path: tuple[Any, ...]) -> str:
+        """The dotted name of a path in ``root``: by its part, where it is in one."""
+        for end in range(len(path), 0, -1):
+            part = self._parts.get(path[:end])
+            if part is not None:
+                return statetree.dotted((part, *path[end:]))
+        return statetree.dotted(path)
+
+    @cached_property
+    def _parts(self) -> dict[tuple[Any, ...], str]:
+        return {place: part for part, place in self.places.items()}
 
 
 Capture = Callable[[What], Captured]
@@ -115,6 +130,9 @@ class Engine:
         self._saves = 0
         self._sequence = max((r.sequence for r in folder.scan().of_run(run.ref.id)), default=0)
         self._horizon = planning.horizon(self.policies, self.tallies)
+        if self._group.rank == 0:
+            rules = {policy.name: policy.which.to_json() for policy in self.policies}
+            folder.ledger.write("rules", run=run.ref.id, policies=rules)
 
     def idle(self, progress: Progress) -> bool:
         """Whether a bare batch end at ``progress`` has nothing to do: no save to settle, and no number reached."""
@@ -212,12 +230,12 @@ class Engine:
         if self._group.rank != 0:
             return None
         tree = statetree.take_apart(
-            dict(captured.parts),
-            keep=lambda path, _: save.what.wants(path, trainable=path not in captured.frozen),
+            captured.root,
+            keep=lambda name, _: save.what.wants(name, trainable=name not in captured.frozen),
+            name=captured.name,
         )
         taken = snapshot.take(tree)
         self._warn_of_opaque(taken)
-        root, places = lightning.arrange(taken.tree.root, moment.progress)
         self._sequence += 1
         manifest = Manifest(
             id=secrets.token_hex(16),
@@ -225,7 +243,7 @@ class Engine:
             sequence=self._sequence,
             progress=moment.progress,
             metrics=dict(moment.metrics),
-            parts=places,
+            parts=captured.places,
             what=str(save.what),
             policies=save.policies,
             reason=save.reason,
@@ -239,7 +257,7 @@ class Engine:
                 "python": platform.python_version(),
             },
         )
-        return _Job(save, taken, root, manifest)
+        return _Job(save, taken, manifest)
 
     def _warn_of_opaque(self, taken: snapshot.Snapshot) -> None:
         """Say once of each path that the safe loader will not give it back, or nobody will."""
@@ -330,7 +348,6 @@ class _Job:
 
     save: Save
     snapshot: snapshot.Snapshot | None
-    root: Any
     manifest: Manifest
     bytes: int = 0
 
@@ -341,7 +358,7 @@ class _Job:
     def write(self, folder: Folder, sinks: list[Any]) -> None:
         """Lay out, write and sync; the sink is published later."""
         assert self.snapshot is not None, "a job is written once"
-        laid_out = archive.lay_out(self.root, self.snapshot, self.manifest)
+        laid_out = archive.lay_out(self.snapshot, self.manifest)
         self.bytes = laid_out.bytes
         sink = folder.store.create(self.save.names[0], owner=self.manifest.run.id, size=self.bytes)
         sinks.append(sink)

@@ -72,18 +72,24 @@ class Tree:
     types: dict[str, str] = field(default_factory=dict)
 
 
-def take_apart(state: Any, *, keep: Callable[[str, torch.Tensor], bool] | None = None) -> Tree:
+def take_apart(
+    state: Any,
+    *,
+    keep: Callable[[str, torch.Tensor], bool] | None = None,
+    name: Callable[[tuple[Any, ...]], str] | None = None,
+) -> Tree:
     """Walk a state. Containers are copied, so that later changes of them do not show; tensors are not.
 
     Args:
         state: Nested dictionaries, lists, tuples and sets of plain values and tensors.
-        keep: Asked for each tensor with its path; those refused are left out of their dictionary.
+        keep: Asked for each tensor with its name; those refused are left out of their dictionary.
+        name: The dotted name of a path; by default the path itself.
 
     Raises:
         ConfigError: A tensor of a kind that a checkpoint cannot hold (sparse, quantised, on no device), or a state
             nested too deeply or containing itself; with its path.
     """
-    walk = _Walk(keep)
+    walk = _Walk(keep, name or dotted)
     root = walk.value(state, (), 0)
     used = walk.used_bytes()
     walk.tree.root = put_together(root, lambda ref: walk.place(ref, used))
@@ -154,15 +160,18 @@ class _Found:
 
 
 class _Walk:
-    def __init__(self, keep: Callable[[str, torch.Tensor], bool] | None) -> None:
+    def __init__(
+        self, keep: Callable[[str, torch.Tensor], bool] | None, name: Callable[[tuple[Any, ...]], str]
+    ) -> None:
         self.tree = Tree()
         self.keep = keep
+        self.name = name
         self.found: list[_Found] = []
         self.keys: dict[tuple[Any, ...], tuple[str, torch.Tensor]] = {}
 
     def value(self, value: Any, path: tuple[Any, ...], depth: int) -> Any:
         if depth > MAX_DEPTH:
-            where = dotted(path)[:200]
+            where = self.name(path)[:200]
             raise ConfigError(f"The state is nested more than {MAX_DEPTH} deep, or contains itself, at '{where}'.")
         kind = type(value)
         if isinstance(value, torch.Tensor):
@@ -179,16 +188,16 @@ class _Walk:
         encoded = plain.encode(value)
         if encoded is not None:
             nearest, name = encoded
-            self.tree.types[dotted(path)] = name
+            self.tree.types[self.name(path)] = name
             return self.value(nearest, path, depth + 1)
-        self.tree.opaque[dotted(path)] = value
+        self.tree.opaque[self.name(path)] = value
         return None
 
     def mapping(self, value: Mapping[Any, Any], path: tuple[Any, ...], depth: int) -> Any:
         made: Any = type(value)()
         for key, item in value.items():
             if type(key) not in _KEYS and not (type(key) is tuple and all(type(k) in _KEYS for k in key)):
-                self.tree.opaque[dotted(path)] = value
+                self.tree.opaque[self.name(path)] = value
                 return None
             taken = self.value(item, (*path, key), depth + 1)
             if taken is not _OMITTED:
@@ -199,7 +208,7 @@ class _Walk:
         return made
 
     def tensor(self, tensor: torch.Tensor, path: tuple[Any, ...]) -> Any:
-        name = dotted(path)
+        name = self.name(path)
         if self.keep is not None and not self.keep(name, tensor):
             return _OMITTED
         _refuse(tensor, name)

@@ -133,7 +133,7 @@ def plan(
     manual = [r for r in moment.requests if r.event is Event.MANUAL and r.policy is None]
     if not due and not manual:
         return Plan(tallies=remembered)
-    step = _Step(policies, moment, [r for r in records if r.run == run], dict(protected or {}), set(taken))
+    step = _Step(policies, moment, records, run, protected or {}, taken)
     for what in dict.fromkeys(p.what for p in policies if p.name in due):
         step.add({p.name: due[p.name] for p in policies if p.name in due and p.what == what}, what)
     for request in manual:
@@ -145,233 +145,277 @@ def _due(
     policies: Sequence[Policy], tallies: Mapping[str, Tally], moment: Moment
 ) -> tuple[dict[str, str], dict[str, Tally]]:
     """Who saves now and why, and what each remembers from now on."""
-    remembered = {p.name: tallies.get(p.name, Tally()) for p in policies}
+    remembered: dict[str, Tally] = {}
     due: dict[str, str] = {}
-    waits: set[str] = set()
     scores = moment.scores()
     validated = Event.VALIDATION_END in moment.events
+    requests = [r for r in moment.requests if r.event is not Event.MANUAL]
     for policy in policies:
-        tally = remembered[policy.name]
-        asked = [r for r in moment.requests if r.event is not Event.MANUAL and r.policy in (None, policy.name)]
-        reason = asked[0].reason if asked else policy.when.due(moment.events, moment.progress, tally)
-        if validated and tally.armed:
-            reason, tally = reason or tally.armed, replace(tally, armed=None)
-        if reason:
-            due[policy.name] = reason
-            tally = replace(tally, fired=moment.progress)
-            unscored = policy.which.ranks() and not any(m in scores for m in policy.which.metrics)
-            if unscored and not validated and not asked:
-                tally = replace(tally, armed=reason)
-                if policy.which.without_score() == nothing():
-                    waits.add(policy.name)
-        remembered[policy.name] = tally
-    if moment.validation_follows and any(remembered[name].armed for name in due):
+        tally = tallies.get(policy.name, Tally())
+        asked = next((r.reason for r in requests if r.policy in (None, policy.name)), None)
+        fires = policy.when.due(moment.events, moment.progress, tally)
+        reason = fires or (tally.armed if validated else None)
+        if validated:
+            tally = replace(tally, armed=None)
+        elif fires and policy.which.ranks() and not any(m in scores for m in policy.which.metrics):
+            tally = replace(tally, armed=fires)
+            if policy.which.without_score() == nothing():
+                reason = None
+        remembered[policy.name] = replace(tally, fired=moment.progress) if fires else tally
+        if why := asked or reason:
+            due[policy.name] = why
+    if moment.validation_follows and not requests and any(tally.armed for tally in remembered.values()):
         # One save serves the whole step: all wait for the validation that runs at this very step.
-        remembered.update({n: replace(remembered[n], armed=reason) for n, reason in due.items()})
+        remembered.update({name: replace(remembered[name], armed=why) for name, why in due.items()})
         return {}, remembered
-    return {name: reason for name, reason in due.items() if name not in waits}, remembered
+    return due, remembered
 
 
 class _Step:
-    """The plan of one step while it is put together."""
+    """The folder as it will be after one step, put together policy by policy."""
 
     def __init__(
         self,
         policies: Sequence[Policy],
         moment: Moment,
-        own: Sequence[Record],
-        protected: dict[str, str],
-        taken: set[str],
+        records: Sequence[Record],
+        run: str,
+        protected: Collection[str],
+        taken: Collection[str],
     ) -> None:
+        # In one order, so that the plan cannot depend on how the folder was listed.
+        records = sorted(records, key=lambda r: (r.order, r.id))
         self.policies = policies
         self.moment = moment
-        self.own = {r.id: r for r in own}
+        self.run = run
         self.protected = protected
-        self.taken = taken
-        self.new: dict[str, Record] = {}
-        self.whats: dict[str, What] = {}
-        self.amends: dict[str, Amend] = {}
+        self.taken = {*taken, *(name for r in records for name in r.names)}
+        self.others = [r for r in records if r.run != run]
+        self.before = {r.id: r for r in records if r.run == run}
+        self.after = dict(self.before)
+        self.new: dict[str, What] = {}
         self.superseded: dict[str, str] = {}
         self.declined: dict[str, str] = {}
-        self.reasons: dict[str, str] = {}
 
-    def add(self, due: Mapping[str, str], what: What, *, label: str | None = None) -> None:
-        """Let those who are due have this step: by a new checkpoint, or by the one that has it already."""
-        same = self._same_step(what)
-        identical = next((r for r in same if r.progress == self.moment.progress), None)
-        if identical is not None:
-            self._adopt(identical, due, label)
+    def add(self, due: Mapping[str, str], what: What) -> None:
+        """Let the policies of one ``What`` have this step: by the checkpoint that holds it already, or a new one."""
+        same = [r for r in self.after.values() if r.progress.steps == self.moment.progress.steps]
+        same = [r for r in same if r.what == str(what)]
+        record = self._here(what)
+        if record is None:
+            record = self._candidate(what)
+        else:
+            record = _scored(record, self.moment.scores())
+            self.after[record.id] = record
+        replaced = [r for r in same if r.order < record.order and self._may_go(r)]
+        inherited = {name for r in replaced for name in r.policies}
+        for older in reversed(replaced):
+            record = _scored(record, {m: v for m, v in older.scores.items() if m not in record.scores})
+        kept = {}
+        for policy in self.policies:
+            if policy.what == what and (policy.name in due or policy.name in inherited):
+                rest = [r for r in self.after.values() if policy.name in r.policies]
+                rest = [r for r in rest if r.id != record.id and r not in replaced]
+                why = policy.which.keep([*rest, record]).get(record.id)
+                if why is not None:
+                    kept[policy.name] = why
+                elif policy.name in due:
+                    self.declined[policy.name] = f"{due[policy.name]}: not kept by {policy.which}"
+        if not kept.keys() & due.keys():
             return
-        # An alias without files of its own points at the newest there is: it goes along with every save.
-        followers = {p.name: "" for p in self.policies if p.what == what and p.where.template is None}
-        inherited = {name: "" for r in same for name in r.policies if self._policy(name)}
-        wanted = {**followers, **inherited, **due}
-        candidate = self._candidate(what, wanted, {k: v for r in same for k, v in r.scores.items()})
-        gone = {r.id: "replaced by the later save of the same step" for r in same if self._may_go(r)}
-        kept: dict[str, str] = {}
-        for name in wanted:
-            policy = self._policy(name)
-            if policy is None:
-                kept[name] = ""  # by hand: kept without a rule
-                continue
-            visible = [r for r in self.own.values() if name in r.policies and r.id not in gone]
-            why = policy.which.keep([*visible, candidate]).get(candidate.id)
-            if why is not None:
-                kept[name] = why
-            elif name in due:
-                self.declined[name] = f"{due[name]}: not kept by {policy.which}"
-        if any(name in due or name in inherited for name in kept):
-            self.superseded.update(gone)
-            reasons = [*(due[n] for n in kept if n in due), *(kept[n] for n in kept if n not in followers)]
-            reason = "; ".join(dict.fromkeys(filter(None, reasons)))
-            self.new[candidate.id] = replace(candidate, policies=tuple(kept), reason=reason, label=label)
-            self.whats[candidate.id] = what
+        if record.id not in self.before:
+            reasons = [*(due[name] for name in kept if name in due), *kept.values()]
+            record = replace(record, reason="; ".join(dict.fromkeys(reasons)))
+            self.new[record.id] = what
+        self.after[record.id] = replace(record, policies=tuple(dict.fromkeys([*record.policies, *kept])))
+        for older in replaced:
+            del self.after[older.id]
+            self.superseded[older.id] = "replaced by the later save of the same step"
+
+    def add_manual(self, request: Request) -> None:
+        """A save by hand: this step is kept until the user says otherwise."""
+        record = self._here(full)
+        if record is None:
+            record = replace(self._candidate(full), reason=request.reason)
+            self.new[record.id] = full
+        self.after[record.id] = replace(record, pinned=True, label=request.label or record.label)
 
     def finish(self, tallies: Mapping[str, Tally]) -> Plan:
         """Names for what is kept, and what goes."""
-        after = {id: r for id, r in {**self.own, **self.new}.items() if id not in self.superseded}
-        wanted = {id: self._keepers(id, after) for id in after}
+        changed = [r for r in self.after.values() if r != self.before.get(r.id)]
+        if not changed:
+            return Plan(tallies=tallies, declined=self.declined)
+        keepers = self._keepers()
+        newest = max(self.after.values(), key=lambda r: r.order)
         evict = dict(self.superseded)
-        if self.new or self.amends:
-            evict |= {id: self._why_not(after[id]) for id in after if not wanted[id] and self._may_go(after[id])}
-        saves = [self._save(r, wanted[r.id], evict) for r in self.new.values()]
-        moved = {name for save in saves for name in save.moves}
-        for id, keepers in wanted.items():
-            if id in self.own and id not in evict:
-                self._name_kept(after[id], keepers, moved)
-        amends = {i: a for i, a in self.amends.items() if i in self.own and a != Amend(i)}
-        return Plan(tuple(saves), tuple(amends.values()), evict, tallies, self.declined)
+        for record in self.after.values():
+            if record != newest and not keepers[record.id] and self._may_go(record):
+                evict[record.id] = self._why_not(record)
+        names = _Names(self.taken, [name for id in evict for name in self.before[id].names])
+        for record in changed:
+            if record.id not in evict:
+                self._claim(names, record)
+        for record in (*self.others, *self.after.values()):
+            if record.id not in evict:
+                self._name_what_stays(names, record, keepers.get(record.id, []))
+        saves = [self._save(names, self.after[id]) for id in self.new]
+        amends = [self._amend(names, r) for r in (*self.others, *self.after.values()) if r.id not in self.new]
+        return Plan(
+            saves=tuple(saves),
+            amends=tuple(amend for amend in amends if amend != Amend(amend.id)),
+            evict=evict,
+            tallies=tallies,
+            declined=self.declined,
+        )
 
-    def _save(self, record: Record, keepers: Sequence[str], evict: Mapping[str, str]) -> Save:
+    def _claim(self, names: _Names, record: Record) -> None:
+        """The names that go with what is new of a record: with the policies that want it, and with its label."""
+        before = self.before.get(record.id, Record(record.id))
         own: dict[str, Where] = {}
-        aliases: dict[str, None] = {}
-        for policy in self._namers(record, keepers):
-            if policy.where.template is not None:
-                name = policy.where.name(record.progress, record.scores)
-                if policy.name == BY_HAND and record.label:
-                    name = _labelled(name, record.label)
-                own[name] = policy.where
-            alias = policy.where.alias_name(record.progress, record.scores)
-            if alias is not None:
-                aliases[alias] = None
-        names, moves = [], list(aliases)
+        for policy in self.policies:
+            if policy.name in record.policies and policy.name not in before.policies:
+                if policy.where.template is not None:
+                    own[_name(policy.where, record)] = policy.where
+                names.move_alias(record, policy.where.alias_name(record.progress, record.scores))
+        if record.label is not None and record.label != before.label:
+            where = self._by_hand()
+            own[_labelled(_name(where, record), record.label, where.extension)] = where
         for name, where in own.items():
-            holder = next((r for r in self.own.values() if name in r.names), None)
-            if holder is not None and holder.id in evict:
-                moves.append(name)
-            else:
-                name = where.versioned(name, self.taken)
-            self.taken.add(name)
-            names.append(name)
+            names.give(record, where, name)
+
+    def _name_what_stays(self, names: _Names, record: Record, keepers: Sequence[Policy]) -> None:
+        """A name of its own for what would have none, or, saved by hand, only one that moves on some day."""
+        stays = {name for name in record.names if name not in names.moves} | {*names.given_to(record)}
+        before = self.before.get(record.id, Record(record.id) if record.id in self.new else record)
+        if record.pinned and not before.pinned:
+            stays -= {p.where.alias_name(record.progress, record.scores) for p in self.policies}
+        if not stays:
+            where = next((p.where for p in keepers if p.where.template is not None), self._by_hand())
+            names.give(record, where, _name(where, record))
+
+    def _save(self, names: _Names, record: Record) -> Save:
+        given = names.given_to(record)
         return Save(
-            self.whats[record.id],
-            (*names, *aliases),
-            tuple(moves),
-            record.policies,
-            record.reason,
-            record.label,
+            what=self.new[record.id],
+            names=given,
+            moves=tuple(name for name in given if name in names.moves),
+            policies=record.policies,
+            scores=record.scores,
+            reason=record.reason,
+            pin=record.pinned,
+            label=record.label,
         )
 
-    def _name_kept(self, record: Record, keepers: Sequence[str], moved: Collection[str]) -> None:
-        """Give a checkpoint that stays a name of its own, where its only names are aliases or about to move."""
-        amend = self.amends.get(record.id, Amend(record.id))
-        aliases = {p.where.alias_name(record.progress, record.scores) for p in self.policies}
-        own = [n for n in record.names if n not in aliases and n not in moved]
-        stays = [n for n in record.names if n not in moved]
-        namers = [p for p in self._namers(record, keepers) if p.where.template is not None]
-        if (own and not amend.label) or (stays and not namers):
-            return
-        where = namers[0].where if namers else self._user().where
-        name = where.name(record.progress, record.scores)
-        if amend.label:
-            name = _labelled(name, amend.label)
-        name = where.versioned(name, self.taken)
-        self.taken.add(name)
-        self.amends[record.id] = replace(amend, names=(*amend.names, name))
-
-    def _adopt(self, record: Record, due: Mapping[str, str], label: str | None) -> None:
-        """The step is on disk already, or in this plan: what is new of it is only said."""
-        scores = {k: v for k, v in self.moment.scores().items() if not _same_number(record.scores.get(k), v)}
-        policies = tuple(name for name in due if name not in record.policies)
-        amended = replace(
-            record,
-            scores={**record.scores, **scores},
-            policies=(*record.policies, *policies),
-            label=label or record.label,
+    def _amend(self, names: _Names, record: Record) -> Amend:
+        before = self.before.get(record.id, record)
+        given = names.given_to(record)
+        return Amend(
+            id=record.id,
+            names=given,
+            moves=tuple(name for name in given if name in names.moves),
+            policies=tuple(name for name in record.policies if name not in before.policies),
+            scores={m: v for m, v in record.scores.items() if _differs(before.scores.get(m), v)},
+            pin=record.pinned and not before.pinned,
+            label=record.label if record.label != before.label else None,
         )
-        if record.id in self.new:
-            self.new[record.id] = amended
-            return
-        self.own[record.id] = amended
-        self.amends[record.id] = Amend(record.id, policies=policies, scores=scores, label=label)
 
-    def _candidate(self, what: What, wanted: Mapping[str, str], scores: Mapping[str, float]) -> Record:
-        newest = max((r.sequence for r in self.own.values()), default=0)
-        ordinal = max((r.run_ordinal for r in self.own.values()), default=0)
-        run = next(iter(self.own.values())).run if self.own else ""
+    def _here(self, what: What) -> Record | None:
+        """The newest checkpoint of exactly this progress."""
+        now = self.moment.progress
+        here = [r for r in self.after.values() if r.progress == now and r.what == str(what)]
+        return here[-1] if here else None
+
+    def _candidate(self, what: What) -> Record:
+        known = [*self.after.values(), *self.before.values()]
         return Record(
             id=f"new {len(self.new)}",
-            run=run,
-            run_ordinal=ordinal,
-            sequence=newest + 1 + len(self.new),
+            run=self.run,
+            run_ordinal=max((r.run_ordinal for r in known), default=0),
+            sequence=max((r.sequence for r in known), default=0) + 1,
             progress=self.moment.progress,
-            scores={**scores, **self.moment.scores()},
-            policies=tuple(wanted),
+            scores=self.moment.scores(),
             what=str(what),
         )
 
-    def _keepers(self, id: str, after: Mapping[str, Record]) -> tuple[str, ...]:
-        """Names of the policies that keep a record, and ``BY_HAND`` where the user does."""
-        names = [BY_HAND] if BY_HAND in after[id].policies else []
-        for policy in self.policies:
-            if policy.name in after[id].policies:
-                visible = [r for r in after.values() if policy.name in r.policies]
-                if id in policy.which.keep(visible):
-                    names.append(policy.name)
-        return tuple(names)
-
-    def _same_step(self, what: What) -> list[Record]:
-        steps = self.moment.progress.steps
-        known = [*self.own.values(), *self.new.values()]
-        return [r for r in known if r.progress.steps == steps and r.what == str(what)]
+    def _keepers(self) -> dict[str, list[Policy]]:
+        """The policies that keep each checkpoint."""
+        keeps = {
+            p.name: p.which.keep([r for r in self.after.values() if p.name in r.policies])
+            for p in self.policies
+        }
+        return {id: [p for p in self.policies if id in keeps[p.name]] for id in self.after}
 
     def _may_go(self, record: Record) -> bool:
-        """Whether rules may let it go. Not what a user pinned or saved by hand, nor what no rule of now knows."""
-        return (
-            record.id in self.own
-            and record.id not in self.protected
-            and not record.pinned
-            and BY_HAND not in record.policies
-            and any(self._policy(name) for name in record.policies)
-        )
+        """Whether rules may let it go: not what is pinned or was saved by hand, nor what no rule of now knows."""
+        known = any(p.name in record.policies for p in self.policies)
+        return known and not record.pinned and record.id not in self.protected
 
     def _why_not(self, record: Record) -> str:
         rules = "; ".join(str(p.which) for p in self.policies if p.name in record.policies)
         return f"no rule keeps it ({rules})"
 
-    def _policy(self, name: str) -> Policy | None:
-        return next((p for p in self.policies if p.name == name), None)
-
-    def _namers(self, record: Record, keepers: Sequence[str]) -> list[Policy]:
-        """Whose names a record gets: those of the policies that keep it, and the user's."""
-        by_hand = [self._user()] if BY_HAND in record.policies else []
-        return [*by_hand, *(p for p in self.policies if p.name in keepers)]
-
-    def _user(self) -> Policy:
-        """The user as a policy: names are as the first policy that has any makes them."""
-        named = [p for p in self.policies if p.where.template is not None]
-        where = replace(named[0].where, alias=None) if named else Where()
-        return Policy(BY_HAND, When(), nothing(), full, where)
+    def _by_hand(self) -> Where:
+        """How a checkpoint is named that no policy names: after the first one that names any."""
+        return next((p.where for p in self.policies if p.where.template is not None), Where())
 
 
-def _same_number(a: float | None, b: float) -> bool:
-    return a == b or (a is not None and a != a and b != b)
+class _Names:
+    """The names that one plan gives out, each to one checkpoint."""
+
+    def __init__(self, taken: Collection[str], vacated: Collection[str]) -> None:
+        self.moves: set[str] = set()
+        self._taken = set(taken)
+        self._vacated = set(vacated)
+        self._aliases: set[str] = set()
+        self._own_of: dict[str, list[str]] = {}
+        self._aliases_of: dict[str, list[str]] = {}
+
+    def give(self, record: Record, where: Where, name: str) -> None:
+        """A name of its own: as it is where that is free, or becomes so by an eviction of this plan."""
+        if name in record.names:
+            return
+        if name in self._vacated:
+            self._vacated.remove(name)
+            self.moves.add(name)
+        else:
+            name = where.versioned(name, self._taken)
+        self._taken.add(name)
+        self._own_of.setdefault(record.id, []).append(name)
+
+    def move_alias(self, record: Record, alias: str | None) -> None:
+        """A name that moves on. The first checkpoint of a plan to claim it has it."""
+        if alias is None or alias in self._aliases:
+            return
+        self._aliases.add(alias)
+        self._vacated.discard(alias)
+        self._taken.add(alias)
+        if alias not in record.names:
+            self.moves.add(alias)
+            self._aliases_of.setdefault(record.id, []).append(alias)
+
+    def given_to(self, record: Record) -> tuple[str, ...]:
+        """What it was given; its own names first, for the first is the one that it is written under."""
+        return (*self._own_of.get(record.id, ()), *self._aliases_of.get(record.id, ()))
 
 
-def _labelled(name: str, label: str) -> str:
-    stem, dot, extension = name.rpartition(".")
-    safe = "".join(c if c.isalnum() or c in "-_=+" else "-" for c in label)[:100]
-    return f"{stem}-{safe}{dot}{extension}"
+def _name(where: Where, record: Record) -> str:
+    # No save is lost for its name: a metric that was not measured at its step is "nan" in it.
+    return where.name(record.progress, record.scores, missing=math.nan)
+
+
+def _labelled(name: str, label: str, extension: str) -> str:
+    safe = "".join(c if c.isalnum() or c in "-_=+" else "-" for c in label)
+    short = safe.encode()[:100].decode(errors="ignore")
+    return f"{name.removesuffix(extension)}-{short}{extension}"
+
+
+def _scored(record: Record, scores: Mapping[str, float]) -> Record:
+    new = {name: value for name, value in scores.items() if _differs(record.scores.get(name), value)}
+    return replace(record, scores={**record.scores, **new}) if new else record
+
+
+def _differs(known: float | None, value: float) -> bool:
+    return known is None or (known != value and not (math.isnan(known) and math.isnan(value)))
 
 
 def to_json(plan: Plan) -> dict[str, Any]:

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from holdfast.engine.engine import Captured
 from holdfast.engine.group import Group
 from holdfast.policy.what import What
+
+
+@dataclass(frozen=True)
+class Held:
+    """The state of some objects, as they themselves give it. Tensors are lent, not copied.
+
+    Args:
+        parts: Part name to its state.
+        frozen: Dotted names, beginning with the part's, of the modules' parameters that are not trained.
+        groups: Part name of an optimizer to the parameter names of each of its groups.
+    """
+
+    parts: Mapping[str, Any]
+    frozen: frozenset[str] = frozenset()
+    groups: Mapping[str, Sequence[Sequence[str]]] = field(default_factory=dict)
 
 
 class Strategy(Protocol):
@@ -15,10 +30,8 @@ class Strategy(Protocol):
 
     group: Group
 
-    def capture(self, objects: Mapping[str, Any], what: What) -> Captured:
+    def capture(self, objects: Mapping[str, Any], what: What) -> Held:
         """The state of ``objects`` by name, those parts that ``what`` wants; collectives happen here and nowhere else.
-
-        Tensors are lent, not copied.
         """
         ...
 

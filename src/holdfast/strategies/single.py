@@ -7,10 +7,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from holdfast.engine.engine import Captured
 from holdfast.engine.group import Group, Solo
 from holdfast.errors import ConfigError, Incompatible
 from holdfast.policy.what import What
+from holdfast.strategies.base import Held
 
 
 @runtime_checkable
@@ -54,7 +54,7 @@ class Single:
     def __init__(self, group: Group | None = None) -> None:
         self.group: Group = group or Solo()
 
-    def capture(self, objects: Mapping[str, Any], what: What) -> Captured:
+    def capture(self, objects: Mapping[str, Any], what: What) -> Held:
         """The state dicts, as they are; tensors are lent."""
         parts = {
             name: value.state_dict() if isinstance(value, Stateful) else value
@@ -73,7 +73,7 @@ class Single:
             for name, value in objects.items()
             if isinstance(value, torch.optim.Optimizer) and name in parts
         }
-        return Captured(parts, frozen, groups)
+        return Held(parts, frozen, groups)
 
     def restore(self, objects: Mapping[str, Any], parts: Mapping[str, Any], *, checkpoint: str) -> None:
         """Check all, then load all: models first, whatever the order in which they were given."""
