@@ -5,28 +5,29 @@ from __future__ import annotations
 import os
 import signal
 import time
+import warnings
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 
-from holdfast.catalog import resolve, runs
+from holdfast import sources
+from holdfast.catalog import runs
 from holdfast.catalog.folder import Folder
-from holdfast.catalog.manifest import Manifest
-from holdfast.engine.engine import Captured, Engine
-from holdfast.engine.reader import CheckpointFile
-from holdfast.errors import ConfigError, Incompatible, NotFound
+from holdfast.engine.engine import Captured, Engine, SaveFailedWarning
+from holdfast.errors import ConfigError, SaveFailed
 from holdfast.formats import lightning
 from holdfast.log import logger
 from holdfast.policy.plan import BY_HAND, Policy
-from holdfast.policy.values import Event, Moment, Progress, Record, Request, Score, Tally
+from holdfast.policy.values import Event, Moment, Progress, Request, Score, Tally
 from holdfast.policy.what import What, full
 from holdfast.policy.when import When, at
-from holdfast.policy.where import Where
+from holdfast.policy.where import COUNTERS, Where
 from holdfast.policy.which import Which, last
+from holdfast.sources import Loaded
 from holdfast.state import random
 from holdfast.state.signals import Signals, exit_code
 from holdfast.store import LocalStore, Store
@@ -96,6 +97,7 @@ class Checkpointer:
             Policy("last", ends, last(1), full, Where(None, alias="last")),
         )
         self._when, self._which = when, which
+        self._filename_metrics = [name for name in Where(filename).fields if name not in COUNTERS]
         self._options: dict[str, Any] = {"on_error": on_save_error, "when_busy": when_busy}
         self._folder = Folder(directory if isinstance(directory, Store) else LocalStore(directory))
         self._strategy: Strategy = strategy or Single()
@@ -103,31 +105,44 @@ class Checkpointer:
         self._objects: dict[str, Any] = {}
         self._metrics: dict[str, Score] = {}
         self._engine: Engine | None = None
+        self._entered = False
+        self._began = Progress()
         self._clocks: dict[float, float] = {}
         self.progress = Progress()
         self._folder.store.prepare()
 
     def __enter__(self) -> Checkpointer:
         self._signals.__enter__()
+        self._entered = True
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        engine, ended = self._engine, False
         try:
-            if self._engine is not None:
-                if kind is None:
+            if engine is not None and error is None:
+                if self._signals.pending or self.progress != self._began:
                     self._consider(Event.FIT_END)
-                self._engine.close(clean=kind is None)
+                ended = True
         finally:
-            self._engine = None
-            self._signals.__exit__(kind, error, trace)
+            self._engine, self._entered = None, False
+            try:
+                if engine is not None:
+                    _close(engine, clean=ended, error=error)
+            finally:
+                self._signals.__exit__(kind, error, trace)
+        if error is None and self._signals.pending is not None:  # it came while the last save was written
+            _stop(self._signals.pending)
 
-    def resume(self, source: str | os.PathLike[str] = "auto", /, *, fresh: Collection[str] = (), **objects: Any) -> Progress:
+    def resume(
+        self, source: str | os.PathLike[str] = "auto", /, *, fresh: Collection[str] = (), **objects: Any
+    ) -> Progress:
         """Put the newest checkpoint's state into ``objects``, and begin or go on with the run.
 
         Args:
             source: ``"auto"``: the newest checkpoint of the folder that verifies, or a fresh start where there is none;
+                ``"fresh"``: a new run from the objects as they are, whatever the folder holds, which stays;
                 ``"last"`` or ``"best"`` of the folder; or the path of a checkpoint, here or elsewhere.
             fresh: Names among ``objects`` that the checkpoint need not hold: they stay as they are then.
             objects: What makes up the state, by part name: whatever has ``state_dict`` and ``load_state_dict``, and
@@ -143,19 +158,19 @@ class Checkpointer:
             Corrupt: The named checkpoint is damaged; nothing was changed.
             Incompatible: It does not fit the objects; nothing was changed.
         """
-        if self._engine is not None:
-            raise ConfigError("resume() is called once, before the first step.")
-        self._check_objects(objects)
+        self._check_objects(objects, fresh)
+        loaded = self._load(source, objects, fresh)
         self._objects = dict(objects)
-        loaded = self._find(source, [name for name in objects if name not in fresh])
+        self.progress, self._metrics = Progress(), {}
         tallies: Mapping[str, Tally] = {}
         if loaded is not None:
             parts = {name: state for name, state in loaded.parts.items() if name != _RANDOM}
-            self._strategy.restore(objects, parts, checkpoint=loaded.path)
+            self._strategy.restore(objects, parts, checkpoint=loaded.path, groups=loaded.manifest.groups)
             self.progress = loaded.manifest.progress
             self._metrics = dict(loaded.manifest.metrics)
             tallies = loaded.manifest.tallies
             self._say_restored(loaded)
+        self._began = self.progress
         run = runs.begin(
             self._folder,
             source=loaded.record if loaded else None,
@@ -206,12 +221,7 @@ class Checkpointer:
     def validated(self, metrics: Mapping[str, Any]) -> None:
         """Say that a validation has run at this step, and what it measured. Rules that rank decide here."""
         self._measure(metrics)
-        missing = [m for m in self._which.metrics if m not in self._metrics]
-        if missing:
-            raise ConfigError(
-                f"which= ranks by {', '.join(map(repr, missing))}, which was not measured by the first validation.",
-                remedy=f"Measured so far: {', '.join(self._metrics) or 'nothing'}.",
-            )
+        self._check_measured()
         self._consider(Event.VALIDATION_END)
 
     def epoch_end(self, metrics: Mapping[str, Any] | None = None) -> None:
@@ -223,6 +233,7 @@ class Checkpointer:
         self.progress = replace(self.progress, complete=True)
         if metrics:
             self._measure(metrics)
+            self._check_measured()
             self._consider(Event.TRAIN_EPOCH_END, Event.VALIDATION_END)
         else:
             self._consider(Event.TRAIN_EPOCH_END)
@@ -269,55 +280,17 @@ class Checkpointer:
         """
         if self._engine is not None:
             self._engine.settle()
-        record, folder = self._resolve(source)
-        wanted = list(record.parts) if parts is None else list(parts)
-        return self._read(folder, record, wanted, location=location).parts
+        return sources.read(self._folder, source, self._which, parts=parts, location=location).parts
 
-    def _resolve(self, source: str | os.PathLike[str]) -> tuple[Record, Folder]:
-        listing = self._folder.scan()
-        if source in ("last", "best"):
-            record = resolve.last(listing) if source == "last" else resolve.best(listing, self._which)
-            if record is None:
-                raise NotFound("does not exist: the folder is empty.", checkpoint=f"{self._folder.store.root}/{source}")
-            return record, self._folder
-        path = Path(source)
-        if listing.by_name(str(source)) is not None:
-            return resolve.named(listing, str(source), where=self._folder.store.root), self._folder
-        parent = path.absolute().parent
-        here = os.path.realpath(parent) == os.path.realpath(self._folder.store.root)
-        folder = self._folder if here else Folder(LocalStore(parent))
-        return resolve.named(folder.scan(), path.name, where=str(parent)), folder
-
-    def _find(self, source: str | os.PathLike[str], names: list[str]) -> _Loaded | None:
-        if source != "auto":
-            record, folder = self._resolve(source)
-            return self._read(folder, record, [*names, _RANDOM])
-        found = resolve.auto(self._folder.scan(), lambda r: self._read(self._folder, r, [*names, _RANDOM]))
-        for passed in found.passed:
-            logger.warning("passed over '%s': %s", passed.name, passed.why)
-        if found.passed:
-            went_on = f"'{found.record.names[0]}'" if found.record else "the beginning"
-            logger.warning("going on from %s: %s steps are lost", went_on, f"{found.steps_lost:,}")
-        return found.value
-
-    def _read(
-        self, folder: Folder, record: Record, names: list[str], *, location: torch.device | str | None = "cpu"
-    ) -> _Loaded:
-        name = record.names[0]
-        path = f"{folder.store.root}/{name}"
-        good = resolve.newest_good(folder.scan().records, but=record.id)
-        with folder.store.open(name) as reader:
-            file = CheckpointFile(reader, name=path, good=good)
-            missing = [n for n in names if n not in file.manifest.parts and n != _RANDOM]
-            if missing:
-                raise Incompatible(
-                    f"holds no part named {', '.join(missing)}. It holds: {', '.join(file.manifest.parts)}.",
-                    checkpoint=path,
-                    good="Nothing was changed.",
-                    remedy="Name what may start afresh: resume(..., fresh=[...]).",
-                )
-            parts = file.parts([n for n in names if n in file.manifest.parts], location=location)
-        return _Loaded(record, path, file.manifest, parts, elsewhere=folder is not self._folder)
+    def _load(
+        self, source: str | os.PathLike[str], objects: Mapping[str, Any], fresh: Collection[str]
+    ) -> Loaded | None:
+        parts, optional = [*objects, _RANDOM], [*fresh, _RANDOM]
+        if source == "fresh":
+            return None
+        if source == "auto":
+            return sources.newest(self._folder, parts=parts, optional=optional)
+        return sources.read(self._folder, source, self._which, parts=parts, optional=optional)
 
     def _capture(self, what: What) -> Captured:
         held = self._strategy.capture(self._objects, what)
@@ -339,15 +312,13 @@ class Checkpointer:
         if pending is not None:
             self._end(pending)
 
-    def _end(self, pending: signal.Signals) -> None:
+    def _end(self, pending: signal.Signals) -> NoReturn:
         """After a signal: the state is durable, then the program ends as the signal would have ended it."""
         engine = self._ready()
         engine.settle(last=True)
         logger.info("%s: saved at step %s, stopping", pending.name, f"{self.progress.steps:,}")
         self._signals.__exit__(None, None, None)
-        if pending is signal.SIGINT:
-            raise KeyboardInterrupt
-        raise SystemExit(exit_code(pending))
+        _stop(pending)
 
     def _elapsed(self) -> Iterable[Request]:
         now = time.monotonic()
@@ -359,8 +330,25 @@ class Checkpointer:
         return Moment(frozenset(events), self.progress, dict(self._metrics), requests=requests)
 
     def _measure(self, metrics: Mapping[str, Any] | None) -> None:
-        for name, value in (metrics or {}).items():
-            self._metrics[name] = Score(_number(name, value), self.progress.steps)
+        if metrics is not None and not isinstance(metrics, Mapping):
+            raise ConfigError(f"Metrics are a mapping of names to numbers, not {metrics!r}.")
+        numbers = {name: _number(name, value) for name, value in (metrics or {}).items()}
+        self._metrics.update({name: Score(number, self.progress.steps) for name, number in numbers.items()})
+
+    def _check_measured(self) -> None:
+        """A misspelt metric would rank and name nothing for days: the first validation tells."""
+        wanted = {"which=": self._which.metrics, "filename=": self._filename_metrics}
+        problems = [
+            f"{role} needs {', '.join(map(repr, missing))}"
+            for role, names in wanted.items()
+            if (missing := [name for name in names if name not in self._metrics])
+        ]
+        if problems:
+            raise ConfigError(
+                f"{' and '.join(problems)}, not measured by the end of the first validation.",
+                good="What was saved stands.",
+                remedy=f"Measured so far: {', '.join(map(repr, self._metrics)) or 'nothing'}.",
+            )
 
     def _ready(self) -> Engine:
         if self._engine is None:
@@ -369,15 +357,28 @@ class Checkpointer:
             )
         return self._engine
 
-    def _check_objects(self, objects: Mapping[str, Any]) -> None:
+    def _check_objects(self, objects: Mapping[str, Any], fresh: Collection[str]) -> None:
+        if not self._entered:
+            raise ConfigError(
+                "resume() was called outside the with block.",
+                remedy="Write: with Checkpointer(...) as ckpt: ckpt.resume(...).",
+            )
+        if self._engine is not None:
+            raise ConfigError("resume() is called once, before the first step.")
         if not objects:
             raise ConfigError("resume() needs what makes up the state: resume(model=model, optimizer=optimizer).")
         reserved = [name for name in objects if name in _RESERVED]
         if reserved:
             raise ConfigError(f"The part names {', '.join(reserved)} are Holdfast's own: choose others.")
+        unknown = [fresh] if isinstance(fresh, str) else [name for name in fresh if name not in objects]
+        if unknown:
+            raise ConfigError(
+                f"fresh= is a list of names of objects, and there is none named {', '.join(map(repr, unknown))}.",
+                remedy=f"The objects are {', '.join(objects)}.",
+            )
         require_state(objects)
 
-    def _say_restored(self, loaded: _Loaded) -> None:
+    def _say_restored(self, loaded: Loaded) -> None:
         restored = ", ".join(n for n in loaded.parts if n != _RANDOM)
         left = [n for n in loaded.manifest.parts if n not in loaded.parts]
         rest = f"; not asked for: {', '.join(left)}" if left else ""
@@ -396,15 +397,6 @@ class Checkpointer:
         return Path(root) / name if isinstance(self._folder.store, LocalStore) else f"{root}/{name}"
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    record: Record
-    path: str
-    manifest: Manifest
-    parts: dict[str, Any]
-    elsewhere: bool
-
-
 def _check(when: Any, which: Any, on_save_error: str, when_busy: str) -> None:
     problems = []
     if not isinstance(when, When):
@@ -419,8 +411,29 @@ def _check(when: Any, which: Any, on_save_error: str, when_busy: str) -> None:
         raise ConfigError(f"Checkpointer: {'; '.join(problems)}.")
 
 
-def _number(name: str, value: Any) -> float:
-    number = value.item() if hasattr(value, "item") else value
+def _number(name: object, value: Any) -> float:
+    if not isinstance(name, str):
+        raise ConfigError(f"The name of a metric is text, not {name!r}.")
+    try:
+        number = value.item() if hasattr(value, "item") else value
+    except (RuntimeError, ValueError) as error:  # of a tensor or an array with more elements than one
+        raise ConfigError(f"The metric {name!r} is not one number: {error}.") from error
     if isinstance(number, bool) or not isinstance(number, (int, float)):
-        raise ConfigError(f"The metric {name!r} is {value!r}, not a number.")
+        raise ConfigError(f"The metric {name!r} is {value!r:.200}, not a number.")
     return number
+
+
+def _stop(pending: signal.Signals) -> NoReturn:
+    if pending is signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(exit_code(pending))
+
+
+def _close(engine: Engine, *, clean: bool, error: BaseException | None) -> None:
+    try:
+        engine.close(clean=clean)
+    except SaveFailed as failed:
+        if error is None:
+            raise
+        # The error on its way is the one to see; that the save under way failed as well is not kept quiet.
+        warnings.warn(str(failed), SaveFailedWarning, stacklevel=3)

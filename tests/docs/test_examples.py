@@ -1,7 +1,7 @@
-"""Every fenced python example in README and docs runs, prints what the page says, and so do its holdfast commands.
+"""Every fenced python example in README and docs runs and prints what its page says; commands run too.
 
-The blocks of one page share a namespace and an empty working folder, in the order of the page. An ``output`` block is
-what the python block before it prints. In ``sh`` blocks the lines that begin with ``holdfast`` are run.
+The blocks of one page share a namespace and an empty working folder, in the order of the page. An ``output``
+block is what the python block before it prints. In ``sh`` blocks the lines that begin with holdfast are run.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 LANGUAGES = {"python", "output", "sh", "text"}
 FENCE = re.compile(r"^(\s*)```(.*)$")
 
@@ -60,10 +60,11 @@ def run_python(page: Path, block: Block, namespace: dict[str, object]) -> str:
 
 def run_commands(block: Block) -> None:
     """Run the lines of a shell block that begin with ``holdfast``."""
+    holdfast = Path(sys.executable).with_name("holdfast")
     for line in block.text.splitlines():
         if line.startswith("holdfast "):
-            program = Path(sys.executable).with_name("holdfast")
-            done = subprocess.run([program, *shlex.split(line, comments=True)[1:]], capture_output=True, text=True)
+            arguments = shlex.split(line, comments=True)[1:]
+            done = subprocess.run([holdfast, *arguments], capture_output=True, text=True)
             assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
 
 
@@ -78,16 +79,20 @@ def test_every_block_is_of_a_kind_that_is_run_or_is_plain_text(page):
     assert strange == []
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if any(b.info in ("python", "sh") for b in blocks(p))], ids=name)
+WITH_EXAMPLES = [page for page in PAGES if any(b.info in ("python", "sh") for b in blocks(page))]
+
+
+@pytest.mark.parametrize("page", WITH_EXAMPLES, ids=name)
 def test_examples_run_and_print_what_the_page_says(page, tmp_path, monkeypatch):
     """The page's python blocks run, their output is the page's, and its holdfast commands succeed."""
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {"__name__": "example"}
     printed = None
     for block in blocks(page):
+        place = f"{name(page)}:{block.line}"
         if block.info == "output":
-            assert printed is not None, f"{name(page)}:{block.line}: no python block stands before this output"
-            assert printed == block.text, f"{name(page)}:{block.line}"
+            assert printed is not None, f"{place}: no python block stands right before this output"
+            assert printed == block.text, place
         printed = run_python(page, block, namespace) if block.info == "python" else None
         if block.info == "sh":
             run_commands(block)

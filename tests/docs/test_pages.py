@@ -1,4 +1,4 @@
-"""What README and docs name exists, what is public is named there, and docs/format.md says what the code does."""
+"""What README and docs name exists, what is public is named there, and docs/format.md says what is written."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from holdfast.policy.values import Progress
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 FORMAT = ROOT / "docs" / "format.md"
+NAMED = re.compile(r"\b((?:tests|src|examples|benchmarks)/[\w/.-]+\.py)(::(test_\w+))?")
 SOURCES = sorted((ROOT / "src" / "holdfast").rglob("*.py"))
 
 
@@ -68,7 +69,7 @@ def test_every_link_within_the_tree_leads_somewhere(page):
 def test_every_test_and_file_that_a_page_names_exists(page):
     """``tests/…py::test_…`` is a test there is, and ``tests/…py`` and its like a file there is."""
     missing = []
-    for path, _, test in re.findall(r"\b((?:tests|src|examples|benchmarks)/[\w/.-]+\.py)(::(test_\w+))?", page.read_text()):
+    for path, _, test in NAMED.findall(page.read_text()):
         file = ROOT / path
         if not file.exists() or (test and f"def {test}(" not in file.read_text()):
             missing.append(f"{path}::{test}" if test else path)
@@ -84,7 +85,9 @@ def test_every_public_name_is_in_the_docs():
 def test_the_manifests_keys_are_those_of_the_format_page():
     """Each key of a manifest has its row, each row its key; so have the run's and the progress's."""
     rows = {quoted(key)[0]: text for key, _, text in table(FORMAT, "The manifest")}
-    manifest = json.loads(Manifest(id="0" * 32, run=RunRef("1" * 32), sequence=1, progress=Progress()).to_bytes())
+    manifest = json.loads(
+        Manifest(id="0" * 32, run=RunRef("1" * 32), sequence=1, progress=Progress()).to_bytes()
+    )
 
     assert set(manifest) == set(rows)
     assert set(manifest["run"]) == set(quoted(rows["run"]))
@@ -93,11 +96,12 @@ def test_the_manifests_keys_are_those_of_the_format_page():
 
 def test_a_checkpoints_entries_are_those_of_the_format_page_in_its_order(tmp_path):
     """A checkpoint with tensors and opaque state has every entry of the table, and no other."""
-    state = {"first": holdfast.Progress(), "second": [1.0]}
+    state = {"opaque": holdfast.Progress(), "plain": [1.0]}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         with holdfast.Checkpointer(tmp_path, when=holdfast.never()) as ckpt:
             ckpt.resume(extra=state)
+            ckpt.step()
     with zipfile.ZipFile(tmp_path / "last.ckpt") as archive:
         found = archive.namelist()
 
@@ -130,13 +134,26 @@ def facts_written() -> dict[str, set[str]]:
     """Fact to the keys it is written with, from every ``….ledger.write("fact", key=…)`` in the source."""
     written: dict[str, set[str]] = defaultdict(set)
     for source in SOURCES:
-        for node in ast.walk(ast.parse(source.read_text())):
+        tree = ast.parse(source.read_text())
+        for node in ast.walk(tree):
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("ledger.write"):
                 facts = [c.value for c in ast.walk(node.args[0]) if isinstance(c, ast.Constant)]
                 assert facts, f"{source}:{node.lineno}: the fact is not written out"
                 for fact in facts:
-                    written[fact] |= {str(keyword.arg) for keyword in node.keywords}
+                    written[fact] |= {key for keyword in node.keywords for key in keys_of(keyword, tree)}
     return dict(written)
+
+
+def keys_of(keyword: ast.keyword, tree: ast.Module) -> set[str]:
+    """The name of an argument; of ``**values`` the keys of the dictionary that is called so in the module."""
+    if keyword.arg is not None:
+        return {keyword.arg}
+    name = ast.unparse(keyword.value)
+    assigned = [
+        n.value for n in ast.walk(tree) if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == name
+    ]
+    (value,) = [v for v in assigned if isinstance(v, ast.Dict)]
+    return {key.value for key in value.keys if isinstance(key, ast.Constant)}
 
 
 def facts_understood() -> set[str]:

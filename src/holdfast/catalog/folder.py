@@ -1,4 +1,4 @@
-"""What a folder of checkpoints holds: names, manifests and ledger brought together. Reads only; needs no torch."""
+"""What a folder of checkpoints holds: names, manifests and ledger brought together. Reads only; no torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from holdfast.catalog import records
 from holdfast.catalog.ledger import Ledger
-from holdfast.catalog.manifest import RunRef, real
+from holdfast.catalog.manifest import RunRef, real, run_ref, text
 from holdfast.catalog.verify import Damage, Verdict, read_manifest
 from holdfast.errors import StoreError
 from holdfast.policy.values import Record
@@ -29,12 +29,14 @@ class Stranger:
         bytes: Its size.
         verdict: Foreign or corrupt.
         why: In a sentence.
+        was: The checkpoint that the ledger says was there.
     """
 
     name: str
     bytes: int
     verdict: Verdict
     why: str
+    was: Record | None = None
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class Folder:
         self._records: dict[str, Record] = {}
         self._ids: dict[_Identity, str] = {}
         self._strangers: dict[_Identity, Stranger] = {}
-        self._ours: set[str] = set()
+        self._ours: dict[str, str] = {}  # name to the id of what we last put there
         self._pinned: set[str] = set()
         self._labels: dict[str, str] = {}
         self._claims: dict[str, list[str]] = {}
@@ -140,7 +142,7 @@ class Folder:
 
     @contextmanager
     def exclusive(self, *, deadline: float = 60.0) -> Iterator[None]:
-        """Keep every other writer's hands off the names in this folder, for the moment that it takes to move some.
+        """Keep other writers' hands off the names in this folder, for the moment that it takes to move some.
 
         Args:
             deadline: Seconds to wait for another writer.
@@ -179,7 +181,9 @@ class Folder:
     def _identify(self, entry: Entry) -> str | Stranger | None:
         """The id of the checkpoint behind a name, or what else it is; None if it went meanwhile."""
         key = identity(entry)
-        if self._ids.get(key) in self._records:  # a torn ledger may name a file of a checkpoint it never told of
+        if (
+            self._ids.get(key) in self._records
+        ):  # a torn ledger may name files of checkpoints it never told of
             return self._ids[key]
         if key not in self._strangers:
             known = self._open(entry)
@@ -188,7 +192,8 @@ class Folder:
                     self._ids[key] = known
                 return known
             self._strangers[key] = known
-        return replace(self._strangers[key], name=entry.name)
+        was = self._records.get(self._ours.get(entry.name, ""))
+        return replace(self._strangers[key], name=entry.name, was=was)
 
     def _open(self, entry: Entry) -> str | Stranger | None:
         try:
@@ -218,7 +223,7 @@ class Folder:
         """Take in one line of the ledger."""
         kind = fact["fact"]
         if kind == "run":
-            run = RunRef(**fact["run"])
+            run = run_ref(fact["run"])
             self._know_run(run)
             self._ended.discard(run.id)
         elif kind == "rules":
@@ -230,24 +235,27 @@ class Folder:
                 self._know_file(record.id, file)
         elif kind == "linked":
             self._know_file(fact["id"], fact["file"])
+        elif kind == "evicted":
+            for name in fact["names"]:
+                self._ours.pop(name, None)
         elif kind == "scored":
             scores = {name: real(value) for name, value in fact["scores"].items()}
             self._late.setdefault(fact["id"], {}).update(scores)
         elif kind == "wanted":
-            self._claims.setdefault(fact["id"], []).extend(fact["policies"])
+            self._claims.setdefault(fact["id"], []).extend(map(text, fact["policies"]))
         elif kind == "pinned":
             self._pinned.add(fact["id"])
         elif kind == "unpinned":
             self._pinned.discard(fact["id"])
         elif kind == "labelled":
-            self._labels[fact["id"]] = fact["label"]
+            self._labels[fact["id"]] = text(fact["label"])
         elif kind == "ended" and fact["clean"]:
             self._ended.add(fact["run"])
 
     def _know_file(self, id: str, file: list[Any]) -> None:
         name, size, mtime_ns, inode = file
         self._ids[(size, mtime_ns, inode)] = id
-        self._ours.add(name)
+        self._ours[name] = id
 
 
 def file_fact(entry: Entry) -> list[Any]:

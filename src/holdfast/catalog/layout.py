@@ -1,7 +1,7 @@
 """Compute where every byte of a one-file checkpoint is, before the first is written. Pure: no I/O, no torch.
 
-The file is a stored zip (docs/format.md, "The file"). From names, lengths and CRC-32s everything that is not content
-follows; a writer uses that to place storages in any order, a verifier to know what each byte must be.
+The file is a stored zip (docs/format.md, "The file"). From names, lengths and CRC-32s follows every byte that
+is not content; a writer uses that to place storages in any order, a verifier to know what each must be.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ MANIFEST_ENTRY = PREFIX + ".holdfast/manifest.json"
 OPAQUE_ENTRY = PREFIX + ".holdfast/opaque.pkl"
 PICKLE_ENTRY = PREFIX + "data.pkl"
 FORMAT_SIGN = b"holdfast 1\n"
+FIXED = {FORMAT_ENTRY: FORMAT_SIGN, PREFIX + "byteorder": b"little", PREFIX + "version": b"3\n"}
+"""Entries whose content is the same in every file."""
 
 _LIMIT = 0xFFFFFFFF
 _MANY = 0xFFFF
@@ -62,7 +64,7 @@ class Layout:
 
 
 def alignment(length: int) -> int:
-    """What the offset of a content of ``length`` bytes is a multiple of: a page where mapping it is worth it."""
+    """What the offset of ``length`` bytes of content is a multiple of: a page where mapping is worth it."""
     return 4096 if length >= 16384 else 64
 
 
@@ -76,7 +78,9 @@ def compute(sizes: Sequence[tuple[str, int]]) -> Layout:
         slots.append(Slot(name, position, start, length))
         position = start + length
     directory = position
-    return Layout(tuple(slots), directory, directory + sum(map(_central_size, slots)) + _tail_size(slots, directory))
+    return Layout(
+        tuple(slots), directory, directory + sum(map(_central_size, slots)) + _tail_size(slots, directory)
+    )
 
 
 def local_header(slot: Slot, crc: int) -> bytes:
@@ -122,7 +126,7 @@ def skeleton(layout: Layout, crcs: Sequence[int]) -> Iterator[tuple[int, bytes]]
 
 @dataclass(frozen=True)
 class ManifestPlace:
-    """Where the manifest's content is, and its CRC-32, as the file's tail claims: nothing of it is proved yet."""
+    """Where the manifest's content is, and its CRC-32, as the file's tail claims: nothing is proved yet."""
 
     offset: int
     length: int

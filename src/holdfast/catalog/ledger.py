@@ -1,4 +1,4 @@
-"""The ledger: an append-only diary beside the checkpoints, one synced line a fact. It is never the only witness."""
+"""The ledger: an append-only diary beside the checkpoints, one synced line a fact. Never the only witness."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Ledger:
     def read_new(self) -> list[dict[str, Any]]:
         """The facts that were appended since the last call, by whichever process.
 
-        A line that is not JSON (torn by a crash) is passed over: what it told is found again in the manifests.
+        A line that is not JSON (torn by a crash) is passed over: what it told is found in the manifests.
         """
         entry = self._store.stat(LEDGER)
         if entry is None or entry.bytes == self._read:
@@ -50,7 +50,7 @@ class Ledger:
         for line in lines:
             try:
                 fact = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(fact, dict) and isinstance(fact.get("fact"), str):
                 facts.append(fact)

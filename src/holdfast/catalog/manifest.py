@@ -1,17 +1,22 @@
-"""The manifest: what the bytes of one checkpoint are. Immutable, inside the file, plain JSON; no torch, no I/O."""
+"""The manifest: what the bytes of one checkpoint are. Immutable, inside the file, JSON; no torch, no I/O."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
+import sys
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from holdfast.catalog import layout
 from holdfast.policy.values import Progress, Score, Tally
 
 FORMAT = 1
 MAX_BYTES = 256 * 2**20
+_YEAR_9999 = 253_370_764_800  # the last that a calendar can show
 
 ITEM_BYTES = {
     "bool": 1, "uint8": 1, "int8": 1, "float8_e4m3fn": 1, "float8_e4m3fnuz": 1, "float8_e5m2": 1,
@@ -36,7 +41,7 @@ class EntryInfo(NamedTuple):
 
 
 class TensorInfo(NamedTuple):
-    """One tensor: dotted path in the state, data type by name, shape, stride, storage key, offset (elements)."""
+    """One tensor: dotted path, data type by name, shape, stride, key of its storage, offset in elements."""
 
     path: str
     dtype: str
@@ -56,7 +61,7 @@ class TensorInfo(NamedTuple):
 
 @dataclass(frozen=True)
 class RunRef:
-    """Which run a checkpoint is of: id, the checkpoint it began from, place among its folder's runs, attempt."""
+    """The run of a checkpoint: id, the checkpoint it began from, place among its folder's runs, attempt."""
 
     id: str
     parent: str | None = None
@@ -126,37 +131,32 @@ class Manifest:
             raise ManifestError(f"format {data.get('format')!r} is not {FORMAT}, the one this version reads")
         try:
             manifest = cls(
-                id=_text(data["id"]),
-                run=RunRef(
-                    id=_text(data["run"]["id"]),
-                    parent=_optional(data["run"]["parent"]),
-                    ordinal=_count(data["run"]["ordinal"]),
-                    attempt=_count(data["run"]["attempt"]),
-                ),
+                id=_id(data["id"]),
+                run=run_ref(data["run"]),
                 sequence=_count(data["sequence"]),
-                progress=Progress.from_json(data["progress"]),
+                progress=progress(data["progress"]),
                 metrics={k: Score(real(v), _count(s)) for k, (v, s) in data["metrics"].items()},
-                parts={k: tuple(_key(i) for i in v) for k, v in data["parts"].items()},
-                what=_text(data["what"]),
-                policies=tuple(map(_text, data["policies"])),
-                reason=_text(data["reason"]),
+                parts={k: tuple(map(_key, _list(v))) for k, v in data["parts"].items()},
+                what=text(data["what"]),
+                policies=tuple(map(text, _list(data["policies"]))),
+                reason=text(data["reason"]),
                 label=_optional(data["label"]),
                 tallies={
-                    k: Tally(Progress.from_json(v["fired"]), _optional(v["armed"]))
-                    for k, v in data["tallies"].items()
+                    k: Tally(progress(v["fired"]), _optional(v["armed"])) for k, v in data["tallies"].items()
                 },
                 saved_at=real(data["saved_at"]),
-                tensors=tuple(map(_tensor, data["tensors"])),
+                tensors=tuple(map(_tensor, _list(data["tensors"]))),
                 entries=tuple(
-                    EntryInfo(_text(n), _count(o), _count(size), int(_text(c), 16))
-                    for n, o, size, c in data["entries"]
+                    EntryInfo(text(n), _count(o), _count(size), _crc(c))
+                    for n, o, size, c in _list(data["entries"])
                 ),
-                opaque=tuple(map(_text, data["opaque"])),
+                opaque=tuple(map(text, _list(data["opaque"]))),
                 groups={
-                    k: tuple(tuple(map(_text, group)) for group in v) for k, v in data["groups"].items()
+                    k: tuple(tuple(map(text, _list(group))) for group in _list(v))
+                    for k, v in data["groups"].items()
                 },
-                types={k: _text(v) for k, v in data["types"].items()},
-                versions={k: _text(v) for k, v in data["versions"].items()},
+                types={k: text(v) for k, v in data["types"].items()},
+                versions={k: text(v) for k, v in data["versions"].items()},
             )
         except ManifestError:
             raise
@@ -179,9 +179,40 @@ def real(value: object) -> float:
     """The number that ``number`` wrote, an int staying an int."""
     if isinstance(value, str) and value in ("nan", "inf", "-inf"):
         return float(value)
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
         return value
-    raise ManifestError(f"{value!r} is not a number")
+    raise ManifestError(f"{value!r:.80} is not a number")
+
+
+def run_ref(data: Any) -> RunRef:
+    """Read a run as it stands in a manifest, or in the ledger.
+
+    Raises:
+        ManifestError: It is none; so say KeyError and TypeError.
+    """
+    return RunRef(
+        id=_id(data["id"]),
+        parent=None if data["parent"] is None else _id(data["parent"]),
+        ordinal=_count(data["ordinal"]),
+        attempt=_count(data["attempt"]),
+    )
+
+
+def progress(data: Any) -> Progress:
+    """Read counters as they stand in a manifest, or in the ledger.
+
+    Raises:
+        ManifestError: They are none.
+    """
+    if not isinstance(data, dict):
+        raise ManifestError(f"{data!r:.80} is not a progress")
+    for name, default in vars(Progress()).items():
+        value = data.get(name, default)
+        if isinstance(default, bool) and not isinstance(value, bool):
+            raise ManifestError(f"{value!r:.80} is not true or false")
+        if not isinstance(default, bool):
+            _count(value)
+    return Progress.from_json(data)
 
 
 def _parse(raw: bytes) -> dict[str, Any]:
@@ -189,6 +220,8 @@ def _parse(raw: bytes) -> dict[str, Any]:
         raise ManifestError(f"{len(raw):,} bytes is more than a manifest may have ({MAX_BYTES:,})")
     try:
         data = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except ManifestError:
+        raise
     except RecursionError as error:
         raise ManifestError("it is nested too deeply") from error
     except ValueError as error:
@@ -209,14 +242,15 @@ def _no_constant(name: str) -> float:
     raise ManifestError(f"{name} is not JSON")
 
 
-def _text(value: object) -> str:
+def text(value: object) -> str:
+    """The text that ``value`` is; raises ManifestError where it is none."""
     if not isinstance(value, str):
         raise ManifestError(f"{value!r:.80} is not text")
     return value
 
 
 def _optional(value: object) -> str | None:
-    return None if value is None else _text(value)
+    return None if value is None else text(value)
 
 
 def _count(value: object) -> int:
@@ -225,18 +259,36 @@ def _count(value: object) -> int:
     return value
 
 
+def _id(value: object) -> str:
+    if not re.fullmatch("[0-9a-f]{32}", text(value)):
+        raise ManifestError(f"{value!r:.80} is not 32 hex digits")
+    return text(value)
+
+
+def _crc(value: object) -> int:
+    if not re.fullmatch("[0-9a-f]{8}", text(value)):
+        raise ManifestError(f"{value!r:.80} is not 8 hex digits")
+    return int(text(value), 16)
+
+
+def _list(value: object) -> list[Any]:
+    if not isinstance(value, list):
+        raise ManifestError(f"{value!r:.80} is not a list")
+    return value
+
+
 def _key(value: object) -> str | int:
-    return value if isinstance(value, int) and not isinstance(value, bool) else _text(value)
+    return value if isinstance(value, str) else _count(value)
 
 
 def _tensor(row: Sequence[Any]) -> TensorInfo:
     path, dtype, shape, stride, storage, offset = row
     info = TensorInfo(
-        _text(path),
-        _text(dtype),
-        tuple(map(_count, shape)),
-        tuple(map(_count, stride)),
-        _text(storage),
+        text(path),
+        text(dtype),
+        tuple(map(_count, _list(shape))),
+        tuple(map(_count, _list(stride))),
+        text(storage),
         _count(offset),
     )
     if info.dtype not in ITEM_BYTES:
@@ -247,13 +299,38 @@ def _tensor(row: Sequence[Any]) -> TensorInfo:
 
 
 def _check(manifest: Manifest) -> None:
-    """What the fields say of each other: entries are unique and tensors lie inside their storages."""
+    """What the fields say of each other: entries are those of a checkpoint, tensors lie inside them."""
+    if not 0 <= manifest.saved_at < _YEAR_9999:
+        raise ManifestError(f"{manifest.saved_at} is not a time")
+    _check_entries(manifest)
     lengths = {entry.name: entry.length for entry in manifest.entries}
-    if len(lengths) != len(manifest.entries):
-        raise ManifestError("it lists an entry twice")
     for tensor in manifest.tensors:
-        length = lengths.get(f"archive/data/{tensor.storage}")
+        length = lengths.get(f"{layout.PREFIX}data/{tensor.storage}")
         if length is None:
             raise ManifestError(f"tensor {tensor.path} is in storage {tensor.storage}, which is not listed")
         if tensor.extent > length:
             raise ManifestError(f"tensor {tensor.path} reaches past the end of its storage {tensor.storage}")
+    places = set(manifest.parts.values())
+    if len(places) != len(manifest.parts) or any(p[:n] in places for p in places for n in range(len(p))):
+        raise ManifestError("it places one part inside another")
+
+
+def _check_entries(manifest: Manifest) -> None:
+    names = [entry.name for entry in manifest.entries]
+    if len(set(names)) != len(names):
+        raise ManifestError("it lists an entry twice")
+    storages = sum(name.startswith(layout.PREFIX + "data/") for name in names)
+    expected = [
+        layout.FORMAT_ENTRY,
+        layout.PICKLE_ENTRY,
+        layout.PREFIX + "byteorder",
+        layout.PREFIX + "version",
+    ]
+    expected += [f"{layout.PREFIX}data/{key}" for key in range(storages)]
+    expected += [layout.OPAQUE_ENTRY] if manifest.opaque else []
+    if names != expected:
+        raise ManifestError("it lists other entries than a checkpoint has")
+    for entry in manifest.entries:
+        content = layout.FIXED.get(entry.name)
+        if content is not None and (entry.length, entry.crc) != (len(content), zlib.crc32(content)):
+            raise ManifestError(f"its entry {entry.name} is not what it is in every checkpoint")

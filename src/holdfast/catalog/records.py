@@ -1,13 +1,12 @@
-"""Project a manifest, and what the ledger adds to it, to the record that policies see. The only such projection."""
+"""Project a manifest to the record that policies see, and write that as JSON. The only such projection."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
-from holdfast.catalog.manifest import Manifest, number, real
-from holdfast.policy.values import Progress, Record
+from holdfast.catalog.manifest import Manifest, number, progress, real, text
+from holdfast.policy.values import Record
 
 
 def project(manifest: Manifest, *, bytes: int, names: tuple[str, ...] = ()) -> Record:
@@ -40,13 +39,27 @@ def to_json(record: Record) -> dict[str, Any]:
 
 
 def from_json(data: Mapping[str, Any]) -> Record:
-    """The record that ``to_json`` wrote. Unknown names are ignored; raises KeyError or TypeError on nonsense."""
-    known = {name: data[name] for name in _FIELDS if name in data}
-    record = Record(id=known.pop("id"))
-    known["progress"] = Progress.from_json(known["progress"])
+    """The record that ``to_json`` wrote. Unknown names are ignored.
+
+    Raises:
+        KeyError: A field is missing; TypeError or ValueError where it is none that a record has.
+    """
+    known = {name: data[name] for name in _FIELDS}
+    for name, value in known.items():
+        if not isinstance(value, _KINDS[name]) or isinstance(value, bool):
+            raise TypeError(f"a record's {name} is {value!r:.80}")
+    known["progress"] = progress(known["progress"])
     known["scores"] = {name: real(value) for name, value in known["scores"].items()}
-    known["parts"], known["policies"] = tuple(known["parts"]), tuple(known["policies"])
-    return replace(record, **known)
+    known["parts"], known["policies"] = tuple(map(text, known["parts"])), tuple(map(text, known["policies"]))
+    return Record(**known)
 
 
 _FIELDS = tuple(name for name in Record.__dataclass_fields__ if name not in ("names", "pinned"))
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("id", "run", "reason", "what"), str),
+    **dict.fromkeys(("sequence", "run_ordinal", "bytes"), int),
+    **dict.fromkeys(("progress", "scores"), dict),
+    **dict.fromkeys(("parts", "policies"), (list, tuple)),
+    "saved_at": (int, float),
+    "label": (str, type(None)),
+}

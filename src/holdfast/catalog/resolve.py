@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from holdfast.catalog import records
 from holdfast.catalog.folder import Folder, Listing
-from holdfast.catalog.verify import Finding, Verdict, verify
-from holdfast.errors import Corrupt, NotFound, StoreError
+from holdfast.catalog.verify import Damage, Finding, Verdict, read_manifest, verify
+from holdfast.errors import Corrupt, Foreign, NotFound, StoreError
 from holdfast.policy.values import Record
 from holdfast.policy.which import Which
-
+from holdfast.store import Store
 
 T = TypeVar("T")
 
@@ -47,14 +48,19 @@ class Found(Generic[T]):
 
     @property
     def steps_lost(self) -> int:
-        """Optimizer steps between the newest one passed over and the one found."""
+        """Optimizer steps between the newest one passed over and the one found; at least, see ``exact``."""
         newest = max((p.steps for p in self.passed if p.steps is not None), default=0)
         return max(0, newest - (self.record.progress.steps if self.record else 0))
 
+    @property
+    def exact(self) -> bool:
+        """Whether it is known of all that were passed over how many steps they held."""
+        return all(p.steps is not None for p in self.passed)
 
-def resumable(records: Iterable[Record]) -> list[Record]:
+
+def resumable(known: Iterable[Record]) -> list[Record]:
     """Those that a run can go on from, newest first; of the newest run before any of an older one."""
-    whole = [r for r in records if r.what == "full"]
+    whole = [r for r in known if r.what == "full"]
     return sorted(whole, key=lambda r: r.order, reverse=True)
 
 
@@ -75,32 +81,54 @@ def auto(listing: Listing, read: Callable[[Record], T]) -> Found[T]:
 
     Where there is none, that is a fresh start.
     """
-    passed = [Passed(s.name, s.why) for s in listing.strangers if s.verdict is Verdict.CORRUPT]
+    passed: list[Passed] = []
     for record in resumable(listing.records):
         try:
-            return Found(record, read(record), tuple(passed))
+            return Found(record, read(record), (*_newer_wrecks(listing, record), *passed))
         except Corrupt as error:
             passed.append(Passed(record.names[0], str(error), record.progress.steps))
-    return Found(None, None, tuple(passed))
+    return Found(None, None, (*_newer_wrecks(listing, None), *passed))
 
 
-def named(listing: Listing, name: str, *, where: str) -> Record:
+def _newer_wrecks(listing: Listing, found: Record | None) -> list[Passed]:
+    """Files that are no checkpoints any more, without those known to be older than what was found."""
+    wrecks = [s for s in listing.strangers if s.verdict is Verdict.CORRUPT]
+    newer = [s for s in wrecks if s.was is None or found is None or s.was.order > found.order]
+    return [Passed(s.name, s.why, s.was.progress.steps if s.was else None) for s in newer]
+
+
+def named(store: Store, name: str, listing: Listing | None = None) -> Record:
     """The checkpoint of that name.
+
+    Args:
+        store: Where.
+        name: Its name.
+        listing: What else is there; None where nobody is to look, for a folder may be anybody's.
 
     Raises:
         NotFound: There is none; the sentence lists what there is.
         Corrupt: There is a file of that name which is no checkpoint any more.
+        Foreign: There is a file of that name which Holdfast did not write.
     """
-    record = listing.by_name(name)
+    record = listing.by_name(name) if listing else None
     if record is not None:
         return record
-    stranger = next((s for s in listing.strangers if s.name == name), None)
-    if stranger is not None and stranger.verdict is Verdict.CORRUPT:
-        raise Corrupt(
-            f"is corrupt: {stranger.why}.", checkpoint=f"{where}/{name}", good=newest_good(listing.records)
-        )
-    there = ", ".join(n for r in listing.records for n in r.names[:1]) or "nothing"
-    raise NotFound(f"does not exist. {where} holds: {there}.", checkpoint=f"{where}/{name}")
+    path = f"{store.root}/{name}"
+    good = newest_good(listing.records) if listing else ""
+    entry = store.stat(name)
+    if entry is None:
+        names = ", ".join(r.names[0] for r in listing.records) or "no checkpoint" if listing else ""
+        raise NotFound(f"does not exist.{names and f' The folder holds {names}.'}", checkpoint=path)
+    try:
+        with store.open(name) as reader:
+            manifest = read_manifest(reader)
+    except Damage as damage:
+        remedy = "Nothing was loaded."
+        raise Corrupt(f"is corrupt: {damage}.", checkpoint=path, good=good, remedy=remedy) from damage
+    if manifest is None:
+        remedy = "Nothing was loaded."
+        raise Foreign("was not written by Holdfast.", checkpoint=path, good=good, remedy=remedy)
+    return records.project(manifest, bytes=entry.bytes, names=(name,))
 
 
 def check(folder: Folder, record: Record) -> Finding:
@@ -112,9 +140,9 @@ def check(folder: Folder, record: Record) -> Finding:
         return Finding(Verdict.CORRUPT, str(error))
 
 
-def newest_good(records: Iterable[Record], *, but: str = "") -> str:
+def newest_good(known: Iterable[Record], *, but: str = "") -> str:
     """A sentence naming the newest other checkpoint, for an error's third part."""
-    for record in resumable(records):
+    for record in resumable(known):
         if record.id != but:
             return f"'{record.names[0]}' (step {record.progress.steps:,}) is the newest other one."
     return "There is no other checkpoint in this folder."

@@ -22,12 +22,13 @@ class Run:
 
     Args:
         ref: Its identity, as manifests name it.
-        lease: Held as long as the process is the run; the death of the process frees it.
+        lease: Held as long as the process is the run; the death of the process frees it. None on the ranks
+            other than 0, which holds it for all.
         source: The checkpoint that it took its state from, if any.
     """
 
     ref: RunRef
-    lease: Lock
+    lease: Lock | None = None
     source: Record | None = None
 
     def end(self, folder: Folder, *, clean: bool) -> None:
@@ -35,39 +36,50 @@ class Run:
         try:
             folder.ledger.write("ended", run=self.ref.id, attempt=self.ref.attempt, clean=clean)
         finally:
-            self.lease.release()
+            if self.lease is not None:
+                self.lease.release()
 
 
 def begin(folder: Folder, *, source: Record | None = None, elsewhere: bool = False) -> Run:
     """Begin a run and take its lease.
 
-    A source in this very folder is continued (same run, next attempt) where its lease is free. Everything else starts
-    a new run, whose parent is the source where there is one.
+    A source in this very folder is continued (same run, next attempt) where its lease is free. Everything
+    else starts a new run, whose parent is the source where there is one. Either way ``ordinal`` makes it the
+    newest run of the folder from now on.
 
     Args:
         folder: Where the run will save.
         source: The checkpoint that the state was taken from.
         elsewhere: Whether the source lies in another folder.
     """
-    listing = folder.scan()
-    ref, lease = None, None
-    if source is not None and not elsewhere:
-        lease = folder.store.lock(lease_name(source.run))
-        if lease is not None:
-            known = listing.runs.get(source.run) or RunRef(source.run, ordinal=source.run_ordinal)
-            ref = RunRef(known.id, known.parent, known.ordinal, known.attempt + 1)
-    if ref is None or lease is None:
-        ordinal = 1 + max((run.ordinal for run in listing.runs.values()), default=0)
-        ref = RunRef(secrets.token_hex(16), source.id if source else None, ordinal)
-        lease = folder.store.lock(lease_name(ref.id))
-        assert lease is not None, "nobody else knows this run's name yet"
-    folder.ledger.write("run", run=vars(ref), host=socket.gethostname(), pid=os.getpid())
-    if source is not None:
-        name = source.names[0] if source.names else ""
-        folder.ledger.write("resumed", run=ref.id, attempt=ref.attempt, id=source.id, name=name)
-    run = Run(ref, lease, source)
-    sweep(folder, run)
+    with folder.exclusive():  # two that begin at once do not get one ordinal
+        lease = folder.store.lock(lease_name(source.run)) if source is not None and not elsewhere else None
+        run = _take(folder, source, lease)
+        try:
+            folder.ledger.write("run", run=vars(run.ref), host=socket.gethostname(), pid=os.getpid())
+            if source is not None:
+                took = {"id": source.id, "name": source.names[0] if source.names else ""}
+                folder.ledger.write("resumed", run=run.ref.id, attempt=run.ref.attempt, **took)
+            _sweep(folder, run)
+        except BaseException:
+            assert run.lease is not None
+            run.lease.release()
+            raise
     return run
+
+
+def _take(folder: Folder, source: Record | None, lease: Lock | None) -> Run:
+    """The identity: of the source's run where its lease was got, else a new one."""
+    runs = folder.scan().runs
+    newest = max((run.ordinal for run in runs.values()), default=0)
+    if source is not None and lease is not None:
+        known = runs.get(source.run) or RunRef(source.run, ordinal=source.run_ordinal)
+        ordinal = known.ordinal if known.ordinal == newest else newest + 1
+        return Run(RunRef(known.id, known.parent, ordinal, known.attempt + 1), lease, source)
+    ref = RunRef(secrets.token_hex(16), source.id if source else None, newest + 1)
+    lease = folder.store.lock(lease_name(ref.id))
+    assert lease is not None, "nobody else knows this run's name yet"
+    return Run(ref, lease, source)
 
 
 def lease_name(run: str) -> str:
@@ -75,25 +87,16 @@ def lease_name(run: str) -> str:
     return f".holdfast/{run}.lease"
 
 
-def sweep(folder: Folder, run: Run) -> tuple[str, ...]:
-    """Remove unfinished files of ``run``'s earlier attempts, and of runs whose process is shown to be dead.
-
-    Returns:
-        The names removed.
-    """
-    gone: list[str] = []
-    with folder.exclusive():
-        for name in folder.scan().leftovers:
-            owner = temporary_owner(name) or ""
-            if owner == run.ref.id or owner == LINKER:  # names are linked under the lock that is held here
-                folder.store.remove(name)
-                gone.append(name)
-            elif _IS_RUN.fullmatch(owner):
-                lease = folder.store.lock(lease_name(owner))  # None: its process lives
-                if lease is not None:
-                    try:
-                        folder.store.remove(name)
-                        gone.append(name)
-                    finally:
-                        lease.release()
-    return tuple(gone)
+def _sweep(folder: Folder, run: Run) -> None:
+    """Remove unfinished files of ``run``'s earlier attempts, and of runs shown to be dead."""
+    for name in folder.scan().leftovers:
+        owner = temporary_owner(name) or ""
+        if owner == run.ref.id or owner == LINKER:  # names are linked under the lock that is held here
+            folder.store.remove(name)
+        elif _IS_RUN.fullmatch(owner):
+            lease = folder.store.lock(lease_name(owner))  # None: its process lives
+            if lease is not None:
+                try:
+                    folder.store.remove(name)
+                finally:
+                    lease.release()

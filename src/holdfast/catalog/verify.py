@@ -1,4 +1,4 @@
-"""Prove that a file holds exactly what its manifest says, or say what is damaged. Uses no zip parser and no torch."""
+"""Prove that a file holds exactly what its manifest says, or say what is damaged. No zip parser, no torch."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Finding:
 
 
 def read_manifest(reader: Reader) -> Manifest | None:
-    """The manifest of an open file, its own CRC-32, the layout and the file's length checked; no content read.
+    """The manifest of an open file; its CRC-32, the layout and the file's length are checked, no content is.
 
     Returns:
         The manifest, or None for a foreign file: one without any sign of ours.
@@ -65,7 +65,9 @@ def read_manifest(reader: Reader) -> Manifest | None:
         raise Damage(f"its manifest claims {place.length:,} bytes, more than {MAX_BYTES:,}")
     raw = reader.read_at(place.offset, place.length)
     if zlib.crc32(raw) != place.crc:
-        raise Damage(f"its manifest has CRC-32 {zlib.crc32(raw):08x}, not {place.crc:08x} as when it was saved")
+        raise Damage(
+            f"its manifest has CRC-32 {zlib.crc32(raw):08x}, not {place.crc:08x} as when it was saved"
+        )
     try:
         manifest = Manifest.from_bytes(raw)
     except ManifestError as error:
@@ -87,7 +89,9 @@ def check_structure(reader: Reader, manifest: Manifest) -> None:
         Damage: One differs.
     """
     size = reader.bytes
-    place = layout.find_manifest(reader.read_at(max(0, size - layout.TAIL_BYTES), min(size, layout.TAIL_BYTES)), size)
+    place = layout.find_manifest(
+        reader.read_at(max(0, size - layout.TAIL_BYTES), min(size, layout.TAIL_BYTES)), size
+    )
     assert place is not None, "read_manifest found it"
     shape = layout_of(manifest, place.length)
     crcs = [*(entry.crc for entry in manifest.entries), place.crc]
@@ -95,7 +99,9 @@ def check_structure(reader: Reader, manifest: Manifest) -> None:
         found = reader.read_at(offset, len(expected))
         if found != expected:
             at = next(i for i, (a, b) in enumerate(zip(found, expected, strict=True)) if a != b)
-            raise Damage(f"byte {offset + at:,} of its zip structure is {found[at]:#04x}, not {expected[at]:#04x}")
+            raise Damage(
+                f"byte {offset + at:,} of its zip structure is {found[at]:#04x}, not {expected[at]:#04x}"
+            )
 
 
 def damaged_entries(reader: Reader, manifest: Manifest) -> Iterator[tuple[EntryInfo, int]]:
@@ -140,7 +146,9 @@ def verify(reader: Reader, *, ours: bool = False) -> Finding:
         return Finding(Verdict.CORRUPT, str(damage))
     if manifest is None:
         if ours:
-            return Finding(Verdict.CORRUPT, "the ledger says that Holdfast wrote it, and nothing of that is left")
+            return Finding(
+                Verdict.CORRUPT, "the ledger says that Holdfast wrote it, and nothing of that is left"
+            )
         return Finding(Verdict.FOREIGN, "Holdfast did not write it: there is nothing to verify it by")
     try:
         check_structure(reader, manifest)
@@ -154,6 +162,9 @@ def verify(reader: Reader, *, ours: bool = False) -> Finding:
 
 
 def _check_layout(manifest: Manifest, place: layout.ManifestPlace, size: int) -> None:
+    content = sum(entry.length for entry in manifest.entries)
+    if content > size:
+        raise Damage(f"its manifest lists entries of {content:,} bytes in a file of {size:,}")
     shape = layout_of(manifest, place.length)
     if [s.offset for s in shape.slots] != [*(e.offset for e in manifest.entries), place.offset]:
         raise Damage("its manifest places entries where they cannot be")

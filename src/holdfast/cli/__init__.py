@@ -7,7 +7,7 @@ from importlib import import_module
 import click
 
 from holdfast._version import __version__
-from holdfast.cli import exits
+from holdfast.cli import exits, text
 from holdfast.errors import HoldfastError
 
 VERBS = ("ls", "verify")
@@ -42,3 +42,4 @@ def main() -> None:
     Every verb has --json for scripts. Exit codes are the same for all: 0 all is well, 1 error,
     2 wrong usage, 10 corrupt, 11 not found, 12 foreign.
     """
+    text.escape_what_stdout_lacks()

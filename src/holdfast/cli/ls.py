@@ -14,6 +14,7 @@ from holdfast.catalog.manifest import number
 from holdfast.cli import places, text
 from holdfast.cli.exits import Exit, Failure
 from holdfast.cli.kept import Kept, judge
+from holdfast.cli.table import Table
 from holdfast.policy.values import Record
 from holdfast.store import LocalStore
 
@@ -24,9 +25,9 @@ from holdfast.store import LocalStore
 def ls(directory: str, *, as_json: bool) -> None:
     """List the checkpoints in DIR, oldest first.
 
-    Shows of each the scores that were measured at its own step, and why it is kept. "next" marks
-    those that the rules would let go for one more that is newer and better than all. Below the table
-    come files that bear a checkpoint's name and are none, and unfinished ones.
+    Shows of each the scores that were measured at its own step, and why it is kept. Those that the
+    rules would let go for one more that is newer and better than all go "next". Files that bear a
+    checkpoint's name and are none, and unfinished ones, come below.
 
     Nothing is changed, and no checkpoint is read through: "holdfast verify" does that.
     """
@@ -91,47 +92,52 @@ def _checkpoint(record: Record, kept: Kept, now: float) -> dict[str, Any]:
 
 
 def _show(listing: Listing, directory: str, now: float) -> None:
-    console = text.console()
     if listing.records:
-        console.print(_table(listing, now))
+        _table(listing, now).show()
     else:
-        console.print(f"no checkpoints in {text.plain(directory)}")
+        click.echo(f"no checkpoints in {text.plain(directory)}")
     if listing.strangers:
-        strangers = text.table("not a checkpoint", "is", "size", "why", right=("size",), prose=("why",))
-        for s in listing.strangers:
-            strangers.add_row(text.plain(s.name), s.verdict.value, text.size(s.bytes), text.plain(s.why))
-        console.print()
-        console.print(strangers)
+        click.echo("")
+        Table(
+            ("not a checkpoint", "is", "size", "why"),
+            [(s.name, s.verdict.value, text.size(s.bytes), s.why) for s in listing.strangers],
+            right=("size",),
+            folding={"not a checkpoint": 16, "why": 24},
+        ).show()
     if listing.leftovers:
-        console.print()
-    for name in listing.leftovers:
-        console.print(
-            f"unfinished: {text.plain(name)} (being written, or left by a crash: the next run removes it)"
-        )
+        click.echo("\nunfinished: being written, or left by a crash, and then the next run removes them")
+        click.echo("\n".join(map(text.plain, listing.leftovers)))
 
 
-def _table(listing: Listing, now: float) -> Any:
-    several_runs = len({record.run for record in listing.records}) > 1
-    partial = any(record.what != "full" for record in listing.records)
-    headings = ["checkpoint", "step", "epoch", "scores", "age", "size", "kept because", ""]
-    headings[1:1] = [*(["run"] if several_runs else []), *(["what"] if partial else [])]
-    table = text.table(*headings, right=("step", "epoch", "age", "size"), prose=("scores", "kept because"))
+def _table(listing: Listing, now: float) -> Table:
+    """One row a checkpoint, without the columns that would say nothing."""
     kept = judge(listing)
-    for record in listing.records:
-        why = kept[record.id]
-        cells = [
-            ", ".join(record.names),
-            f"{record.progress.steps:,}",
-            str(record.progress.epoch),
-            _scores(record.scores),
-            text.age(now - record.saved_at if text.utc(record.saved_at) else None),
-            text.size(record.bytes),
-            why.why,
-            "next" if why.next_to_go else "",
-        ]
-        cells[1:1] = [*([record.run[:8]] if several_runs else []), *([record.what] if partial else [])]
-        table.add_row(*map(text.plain, cells))
-    return table
+    rows = [_row(record, kept[record.id], now) for record in listing.records]
+    one_run = len({record.run for record in listing.records}) == 1
+    shown = [h for h in rows[0] if any(row[h] for row in rows) and not (h == "run" and one_run)]
+    return Table(
+        shown,
+        [[row[heading] for heading in shown] for row in rows],
+        right=("step", "epoch", "age", "size"),
+        folding={"scores": 16, "kept because": 24},
+    )
+
+
+def _row(record: Record, kept: Kept, now: float) -> dict[str, str]:
+    """One checkpoint, by heading."""
+    age = now - record.saved_at if text.utc(record.saved_at) else None
+    return {
+        "checkpoint": ", ".join(record.names),
+        "run": record.run[:8],
+        "what": "" if record.what == "full" else record.what,
+        "step": f"{record.progress.steps:,}",
+        "epoch": str(record.progress.epoch),
+        "scores": _scores(record.scores),
+        "age": text.age(age),
+        "size": text.size(record.bytes),
+        "kept because": kept.why,
+        "goes": "next" if kept.next_to_go else "",
+    }
 
 
 def _scores(scores: Mapping[str, float]) -> str:

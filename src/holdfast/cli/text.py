@@ -1,50 +1,16 @@
-"""Say numbers and names to people and to scripts. Rich is imported only where something is drawn with it."""
+"""Say numbers, names and times to people and to scripts."""
 
 from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Collection
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
-_WIDE = 10_000  # columns; no terminal: nothing is folded, so that every line can be searched
 
 
-def console() -> Console:
-    """Where tables go: the terminal, as wide as it is; or else plain text, one line a row."""
-    from rich.console import Console
-
+def escape_what_stdout_lacks() -> None:
+    """From now on, letters that the encoding of stdout lacks are written as escapes, and are no error."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a name that this terminal cannot show is no crash
-    made = Console(markup=False, highlight=False, emoji=False)
-    return made if made.is_terminal else Console(markup=False, highlight=False, emoji=False, width=_WIDE)
-
-
-def table(*headings: str, right: Collection[str] = (), prose: Collection[str] = ()) -> Table:
-    """An empty table. What does not fit is folded, never cut.
-
-    Args:
-        headings: Of its columns.
-        right: Those of numbers.
-        prose: Those that are folded before any other is.
-    """
-    from rich.table import Table
-
-    made = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for heading in headings:
-        made.add_column(
-            heading,
-            overflow="fold",
-            justify="right" if heading in right else "left",
-            no_wrap=heading not in prose,
-            min_width=20 if heading in prose else None,
-        )
-    return made
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def plain(text: str) -> str:

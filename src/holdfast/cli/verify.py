@@ -17,6 +17,7 @@ from holdfast.catalog.folder import Folder, Listing, identity
 from holdfast.catalog.verify import verify as verify_file
 from holdfast.cli import places, text
 from holdfast.cli.exits import Exit, worst
+from holdfast.cli.table import Table
 from holdfast.errors import StoreError
 from holdfast.store import LocalStore
 
@@ -27,13 +28,6 @@ _EXITS = {
     "foreign": Exit.FOREIGN,
     "missing": Exit.NOT_FOUND,
     "unreadable": Exit.ERROR,
-}
-_STYLES = {
-    "whole": "green",
-    "corrupt": "bold red",
-    "missing": "red",
-    "unreadable": "red",
-    "foreign": "yellow",
 }
 
 _Homes = dict[str, tuple[Folder, Listing]]
@@ -181,20 +175,26 @@ def _progress() -> Iterator[Callable[[str], None]]:
 
 
 def _show(results: Sequence[Result]) -> None:
-    from rich.text import Text
-
-    table = text.table("file", "is", "size", "seconds", "why", right=("size", "seconds"), prose=("why",))
-    for result in results:
-        folder = result.path.removesuffix(result.names[0]) if result.names else ""
-        table.add_row(
-            text.plain(", ".join([result.path, *(folder + n for n in result.names[1:])])),
-            Text(result.verdict, style=_STYLES[result.verdict]),
-            "" if result.bytes is None else text.size(result.bytes),
-            "" if result.bytes is None else f"{result.seconds:.3f}",
-            text.plain(result.why),
-        )
-    console = text.console()
-    console.print(table)
-    console.print()
+    Table(
+        ("file", "is", "size", "seconds", "why"),
+        [
+            (
+                ", ".join(_paths(result)),
+                result.verdict,
+                "" if result.bytes is None else text.size(result.bytes),
+                "" if result.bytes is None else f"{result.seconds:.3f}",
+                result.why,
+            )
+            for result in results
+        ],
+        right=("size", "seconds"),
+        folding={"file": 16, "why": 24},
+    ).show()
     counts = {verdict: sum(r.verdict == verdict for r in results) for verdict in _EXITS}
-    console.print(", ".join(f"{count:,} {verdict}" for verdict, count in counts.items() if count))
+    click.echo("\n" + ", ".join(f"{count:,} {verdict}" for verdict, count in counts.items() if count))
+
+
+def _paths(result: Result) -> list[str]:
+    """The file by all its names."""
+    folder = result.path.removesuffix(result.names[0]) if result.names else ""
+    return [result.path, *(folder + name for name in result.names[1:])]

@@ -1,4 +1,4 @@
-"""Turn a snapshot into the bytes of a one-file checkpoint, each at its final offset. Knows no folder and no names."""
+"""Turn a snapshot into the bytes of a checkpoint, each at its final offset. Knows no folder and no names."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 import torch
 
 from holdfast.catalog import layout
-from holdfast.catalog.manifest import EntryInfo, Manifest, TensorInfo
+from holdfast.catalog.manifest import MAX_BYTES, EntryInfo, Manifest, TensorInfo
 from holdfast.engine import pickling
 from holdfast.engine.snapshot import Snapshot
+from holdfast.errors import ConfigError
 from holdfast.store import Sink
 
 _CHUNK = 8 * 2**20
-_FIXED = {"archive/byteorder": b"little", "archive/version": b"3\n"}
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,17 @@ def lay_out(snapshot: Snapshot, manifest: Manifest) -> Archive:
 
     Args:
         snapshot: The tree, as the pickle is to hold it, and the storages.
-        manifest: All that is known of the checkpoint but its bytes: tensors, entries and opaque are filled in here.
+        manifest: All that is known of the checkpoint but its bytes; tensors, entries, opaque and types are
+            filled in here.
+
+    Raises:
+        ConfigError: The plain values, or the list of tensors, are longer than a reader accepts.
     """
     tree = snapshot.tree
     contents: dict[str, bytes | torch.UntypedStorage] = {
         layout.FORMAT_ENTRY: layout.FORMAT_SIGN,
         layout.PICKLE_ENTRY: pickling.dumps(tree.root, lambda key: tree.storages[key].nbytes()),
-        **_FIXED,
+        **layout.FIXED,
     }
     contents.update({f"{layout.PREFIX}data/{key}": storage for key, storage in tree.storages.items()})
     if snapshot.opaque:
@@ -61,14 +65,19 @@ def lay_out(snapshot: Snapshot, manifest: Manifest) -> Archive:
     whole = replace(
         manifest,
         tensors=tuple(
-            TensorInfo(t.path, str(t.dtype).removeprefix("torch."), t.shape, t.stride, t.storage, t.offset)
-            for t in tree.tensors
+            TensorInfo(t.path, t.dtype_name, t.shape, t.stride, t.storage, t.offset) for t in tree.tensors
         ),
         entries=tuple(EntryInfo(s.name, s.offset, s.length, 0) for s in places),
         opaque=tuple(snapshot.opaque),
         types=dict(tree.types),
     )
-    final = layout.compute([*sizes, (layout.MANIFEST_ENTRY, len(whole.to_bytes()))])
+    length = len(whole.to_bytes())
+    if length > MAX_BYTES:
+        raise ConfigError(
+            f"The list of {len(tree.tensors):,} tensors takes {length:,} bytes, more than {MAX_BYTES:,}.",
+            remedy="Keep them stacked, as fewer and larger tensors.",
+        )
+    final = layout.compute([*sizes, (layout.MANIFEST_ENTRY, length)])
     return Archive(whole, contents, final)
 
 

@@ -16,6 +16,7 @@ def commit(
     write: Callable[[], None],
     publish: Callable[[], dict[str, Any]],
     deadline: float,
+    spent: list[str],
 ) -> dict[str, Any]:
     """Write on every rank, then publish on rank 0. Runs on the writer thread of each rank.
 
@@ -25,6 +26,8 @@ def commit(
         write: This rank's part. What it raises makes the save fail on all ranks, with that error.
         publish: Rank 0's commit; its plain result reaches every rank.
         deadline: Seconds that a rank waits for the others.
+        spent: Keys of earlier saves whose posts still lie in the mailbox. Rank 0 clears them here, and leaves
+            this one's key for the next call.
 
     Returns:
         What ``publish`` returned on rank 0.
@@ -37,7 +40,7 @@ def commit(
         write()
     except Exception as error:  # any failure at all must reach the other ranks before it is raised here
         failure = error
-    group.mailbox.post(f"{key}/written", {"error": _words(failure)})
+    group.mailbox.post(f"{key}/written", {"error": words(failure)})
     if group.rank != 0:
         if failure is not None:
             raise failure
@@ -49,18 +52,38 @@ def commit(
     try:
         if failure is not None:
             raise failure
-        for rank, answer in group.mailbox.collect(f"{key}/written", deadline=deadline).items():
+        answers = group.mailbox.collect(f"{key}/written", deadline=deadline)
+        _clear(group, spent)
+        for rank, answer in answers.items():
             if answer["error"] is not None:
                 raise RankError(answer["error"], rank=rank, phase="write")
         result = publish()
     except Exception as error:
-        group.mailbox.post(f"{key}/outcome", {"error": _words(error), "result": None})
+        group.mailbox.post(f"{key}/outcome", {"error": words(error), "result": None})
         raise
+    finally:
+        spent.append(key)
     group.mailbox.post(f"{key}/outcome", {"error": None, "result": result})
     return result
 
 
-def _words(error: Exception | None) -> str | None:
+def withdraw(group: Group, key: str, error: Exception) -> None:
+    """In place of ``commit``: say that this rank takes no part in a save, so that no other waits for it."""
+    group.mailbox.post(f"{key}/written", {"error": words(error)})
+    if group.rank == 0:
+        group.mailbox.post(f"{key}/outcome", {"error": words(error), "result": None})
+
+
+def words(error: Exception | None) -> str | None:
+    """What went wrong on this rank, as the others are to read it; None where nothing did."""
     if error is None:
         return None
     return str(error) if isinstance(error, HoldfastError) else f"{type(error).__name__}: {error}"
+
+
+def _clear(group: Group, spent: list[str]) -> None:
+    """All ranks have come to a later save, so nobody reads the posts of these any more."""
+    for key in spent:
+        group.mailbox.clear(f"{key}/written")
+        group.mailbox.clear(f"{key}/outcome")
+    spent.clear()

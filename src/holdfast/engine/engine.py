@@ -21,10 +21,10 @@ from holdfast.catalog.folder import Folder
 from holdfast.catalog.manifest import Manifest
 from holdfast.catalog.runs import Run
 from holdfast.engine import archive, snapshot, statetree
-from holdfast.engine.commit import commit
+from holdfast.engine.commit import commit, withdraw, words
 from holdfast.engine.group import Group, Solo
 from holdfast.engine.writer import Ticket, Writer
-from holdfast.errors import ConfigError, HoldfastError, SaveFailed, StoreError
+from holdfast.errors import ConfigError, HoldfastError, RankError, SaveFailed, StoreError
 from holdfast.policy import plan as planning
 from holdfast.policy.plan import Plan, Policy, Save
 from holdfast.policy.values import Event, Moment, Progress, Record, Tally
@@ -127,6 +127,7 @@ class Engine:
         self._failures = 0
         self._warned: set[str] = set()
         self._durable: list[str] = []
+        self._spent: list[str] = []
         self._saves = 0
         self._sequence = max((r.sequence for r in folder.scan().of_run(run.ref.id)), default=0)
         self._horizon = planning.horizon(self.policies, self.tallies)
@@ -138,7 +139,15 @@ class Engine:
         """Whether a bare batch end at ``progress`` has nothing to do: no save to settle, and no number reached."""
         if self._flight is not None and self._flight.durable:
             return False
-        return all(getattr(progress, counter) < number for counter, number in self._horizon)
+        return not self._reached(progress)
+
+    def _reached(self, progress: Progress) -> bool:
+        return any(getattr(progress, counter) >= number for counter, number in self._horizon)
+
+    def _busy(self) -> bool:
+        """Whether a save is being written: as rank 0 sees it, on every rank."""
+        busy = self._flight is not None and not self._flight.durable
+        return bool(self._group.broadcast(busy, phase="busy")) if self._group.size > 1 else busy
 
     def consider(self, moment: Moment) -> Ticket | None:
         """Let the policies decide on one step, and begin what they want. The same call on every rank.
@@ -150,9 +159,12 @@ class Engine:
             SaveFailed: An earlier save failed, and it was the third in a row or ``on_error`` is ``"raise"``.
         """
         bare = moment.events == _BARE_STEP and not moment.requests
-        if bare and self.idle(moment.progress):
+        if bare and not self._reached(moment.progress):
+            # When a save becomes durable differs from rank to rank, so that alone asks no other rank.
+            if self._flight is not None and self._flight.durable:
+                self.settle()
             return None
-        if bare and self._when_busy == "skip" and self._flight is not None and not self._flight.durable:
+        if bare and self._when_busy == "skip" and self._busy():
             return None
         self.settle()
         decided = self._plan(moment)
@@ -161,9 +173,14 @@ class Engine:
         if not decided.acts:
             return None
         self._saves += 1
-        jobs = [job for save in decided.saves if (job := self._prepare(save, moment)) is not None]
+        key = f"save/{self.run.ref.attempt}/{self._saves}"
+        try:
+            jobs = [job for save in decided.saves if (job := self._prepare(save, moment)) is not None]
+        except Exception as error:
+            withdraw(self._group, key, error)
+            raise
         names = tuple(name for save in decided.saves for name in save.names)
-        self._flight = self._writer.begin(names, lambda: self._save(decided, jobs, moment.progress))
+        self._flight = self._writer.begin(names, lambda: self._save(decided, jobs, moment.progress, key))
         return self._flight
 
     def settle(self, *, last: bool = False, manual: bool = False) -> Record | None:
@@ -192,29 +209,45 @@ class Engine:
 
     def close(self, *, clean: bool) -> None:
         """Finish the save under way, end the thread, note the end of the run. Raises as ``settle(last=True)``."""
+        failed: SaveFailed | None = None
         try:
             self.settle(last=True)
-        finally:
-            self._writer.close()
-            if self._group.rank == 0:
-                self.run.end(self.folder, clean=clean)
+        except SaveFailed as error:
+            failed = error
+        self._writer.close()
+        if self._group.rank == 0:
+            try:
+                self.run.end(self.folder, clean=clean and failed is None)
+            except StoreError:
+                if failed is None:  # on a full disk this fails too: what failed first is what is told
+                    raise
+        if failed is not None:
+            raise failed
 
     def _plan(self, moment: Moment) -> Plan:
         """Decide on rank 0; the others are told."""
         if self._group.rank != 0:
-            return planning.from_json(self._group.broadcast(None, phase="plan"))
-        listing = self.folder.scan()
-        decided = planning.plan(
-            self.policies,
-            self.tallies,
-            moment,
-            records=listing.records,
-            run=self.run.ref.id,
-            protected=self._protected(),
-            taken=listing.names,
-        )
+            told = self._group.broadcast(None, phase="plan")
+            if told["error"] is not None:
+                raise RankError(told["error"], rank=0, phase="plan")
+            return planning.from_json(told["plan"])
+        try:
+            listing = self.folder.scan()
+            decided = planning.plan(
+                self.policies,
+                self.tallies,
+                moment,
+                records=listing.records,
+                run=self.run.ref.id,
+                protected=self._protected(),
+                taken=listing.names,
+            )
+        except Exception as error:
+            if self._group.size > 1:
+                self._group.broadcast({"plan": None, "error": words(error)}, phase="plan")
+            raise
         if self._group.size > 1:
-            self._group.broadcast(planning.to_json(decided), phase="plan")
+            self._group.broadcast({"plan": planning.to_json(decided), "error": None}, phase="plan")
         return decided
 
     def _protected(self) -> dict[str, str]:
@@ -271,10 +304,9 @@ class Engine:
                 text = f"These values are neither plain nor tensors: {', '.join(new)}. They are {fate}."
                 warnings.warn(f"{text} Keep plain values in the state instead.", OpaqueStateWarning, stacklevel=6)
 
-    def _save(self, decided: Plan, jobs: Sequence[_Job], progress: Progress) -> Record | None:
+    def _save(self, decided: Plan, jobs: Sequence[_Job], progress: Progress, key: str) -> Record | None:
         """On the writer thread: write, commit, evict. Every failure becomes a ``SaveFailed`` with its four parts."""
         name = jobs[0].save.names[0] if jobs else f"of step {progress.steps}"
-        key = f"save/{self.run.ref.attempt}/{self._saves}"
         sinks: list[Any] = []
 
         def write() -> None:
@@ -288,6 +320,7 @@ class Engine:
                 write=write,
                 publish=lambda: self._publish(decided, jobs, sinks),
                 deadline=self._commit_timeout,
+                spent=self._spent,
             )
         except Exception as error:  # whatever it is, the run must hear of it in the words of a failed save
             raise self._failed(name, error, sinks) from error

@@ -1,4 +1,4 @@
-"""Values that a file holds as their nearest plain one, with the exact type beside: a closed list, nothing is imported."""
+"""Hold values as their nearest plain one, with the exact type beside: a closed list, nothing is imported."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ import torch
 
 from holdfast.errors import ConfigError
 
-_NUMPY_SCALARS = {f"numpy.{t.__name__}": t for t in (
+_NUMPY = (
     np.bool_, np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64,
     np.float16, np.float32, np.float64, np.complex64, np.complex128,
-)}  # fmt: skip
+)  # fmt: skip
+_NUMPY_SCALARS = {f"numpy.{t.__name__}": t for t in _NUMPY}
+
+# Seconds as a float tell microseconds apart up to here.
+_LONGEST = datetime.timedelta(days=100_000)
 
 _DECODERS: dict[str, Callable[[Any], Any]] = {
     "bytes": lambda text: text.encode("latin-1"),
@@ -33,17 +37,17 @@ _DECODERS: dict[str, Callable[[Any], Any]] = {
 
 
 def encode(value: Any) -> tuple[Any, str] | None:
-    """The nearest plain value (or tensor) and the name of the exact type; None for a type that is not on the list."""
+    """The nearest plain value (or tensor) and the exact type's name; None for what is not on the list."""
     if type(value) is bytes:
         return "", "bytes"  # protocol 2 spells the empty bytes in a way that PyTorch's safe loader refuses
     if isinstance(value, np.generic):
         name = f"numpy.{type(value).__name__}"
         return (value.item(), name) if name in _NUMPY_SCALARS else None
-    if type(value) is np.ndarray and value.dtype.kind in "biufc":
+    if type(value) is np.ndarray and value.dtype.isnative and value.dtype.type in _NUMPY:
         return torch.from_numpy(np.array(value, order="C", copy=True)), "numpy.ndarray"
     if isinstance(value, pathlib.Path):
         return str(value), "pathlib.Path"
-    if type(value) is datetime.timedelta:
+    if type(value) is datetime.timedelta and abs(value) < _LONGEST:
         return value.total_seconds(), "datetime.timedelta"
     if type(value) is datetime.datetime:
         return value.isoformat(), "datetime.datetime"
@@ -67,5 +71,5 @@ def decode(name: str, value: Any) -> Any:
         return value
     try:
         return make(value)
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
         raise ConfigError(f"A stored value does not fit its type {name}: {value!r:.80}") from error

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pickle
 import zlib
-from collections.abc import Collection
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
@@ -12,16 +13,16 @@ import torch
 from holdfast.catalog import layout
 from holdfast.catalog.manifest import EntryInfo, Manifest
 from holdfast.catalog.verify import Damage, check_structure, describe, read_manifest
-from holdfast.engine import pickling, plain
-from holdfast.engine.statetree import TensorRef, at, put_together, references
-from holdfast.errors import Corrupt, Foreign, NotFound, StoreError
+from holdfast.engine import plain, unpickling
+from holdfast.engine.statetree import TensorRef, at, put_together, references, spelled
+from holdfast.errors import ConfigError, Corrupt, Foreign, Incompatible, NotFound, StoreError
 from holdfast.store import Reader
 
 _CHUNK = 8 * 2**20
 
 
 class CheckpointFile:
-    """An open checkpoint. Opening reads and checks the manifest and the structure; contents are checked as they are read.
+    """An open checkpoint. Opening checks manifest and structure; contents are checked as they are read.
 
     Args:
         reader: The open file; closed by whoever opened it.
@@ -59,22 +60,19 @@ class CheckpointFile:
         Raises:
             NotFound: There is no such part; the sentence lists those there are.
             Corrupt: A storage of it is damaged; the sentence names its tensors and both checksums.
+            Incompatible: This machine lacks the device.
         """
         return self.parts([name], location=location)[name]
 
     def parts(self, names: Collection[str], *, location: torch.device | str | None = "cpu") -> dict[str, Any]:
         """Several parts; tensors that share memory between them still do."""
         found = {name: self._piece(name) for name in names}
-        wanted = dict.fromkeys(ref.storage for ref in references(found))
-        storages = self._read_storages(tuple(wanted))
-
-        def fill(ref: TensorRef) -> torch.Tensor:
-            tensor = ref.over(storages[ref.storage])
-            device = ref.location if location is None else location
-            return tensor if str(device) == "cpu" else tensor.to(device)
-
-        filled = put_together(found, fill)
-        return {name: _exact(filled[name], name, self.manifest.types) for name in found}
+        wanted = {ref.storage: ref.location for ref in references(found)}
+        storages = self._read_storages(wanted)
+        for key, saved_from in wanted.items():
+            storages[key] = self._moved(storages[key], saved_from if location is None else str(location))
+        filled = put_together(found, lambda ref: ref.over(storages[ref.storage]))
+        return {name: self._exact(filled[name], self.manifest.parts[name]) for name in found}
 
     def opaque(self) -> dict[str, Any]:
         """The values that are not plain, by dotted path. Unpickles them: code in the file runs.
@@ -87,22 +85,28 @@ class CheckpointFile:
         return {path: pickle.loads(value) for path, value in pickles.items()}  # noqa: S301
 
     def _piece(self, name: str) -> Any:
+        if name not in self.manifest.parts:
+            there = ", ".join(self.manifest.parts)
+            raise NotFound(f"holds no part '{name}'. It holds: {there}.", checkpoint=self.name)
         try:
             return at(self._root, self.manifest.parts[name])
         except (KeyError, IndexError, TypeError) as error:
-            there = ", ".join(self.manifest.parts)
-            raise NotFound(f"holds no part '{name}'. It holds: {there}.", checkpoint=self.name) from error
+            raise self._corrupt(f"its manifest places the part '{name}' where there is none") from error
 
     def _read_tree(self) -> Any:
         entry = self._entries.get(layout.PICKLE_ENTRY)
         if entry is None:
             raise self._corrupt("it has no data.pkl")
         try:
-            root = pickling.loads(self._read(entry))
-        except pickling.PickleError as error:
+            root = unpickling.loads(self._read(entry))
+        except unpickling.PickleError as error:
             raise self._corrupt(str(error)) from error
-        for ref in references(root):
+        found = list(references(root))
+        for ref in found:
             self._check_bounds(ref)
+        listed = Counter((t.storage, t.dtype, t.offset, t.shape, t.stride) for t in self.manifest.tensors)
+        if listed != Counter((r.storage, r.dtype_name, r.offset, r.shape, r.stride) for r in found):
+            raise self._corrupt("its manifest lists other tensors than it holds")
         return root
 
     def _check_bounds(self, ref: TensorRef) -> None:
@@ -110,9 +114,46 @@ class CheckpointFile:
         last = ref.offset + sum((n - 1) * s for n, s in zip(ref.shape, ref.stride, strict=True))
         extent = 0 if 0 in ref.shape else (last + 1) * ref.dtype.itemsize
         if entry is None or extent > entry.length or ref.dtype.itemsize == 0:
-            raise self._corrupt(f"a tensor of shape {list(ref.shape)} lies outside its storage '{ref.storage}'")
+            raise self._corrupt(
+                f"a tensor of shape {list(ref.shape)} is not inside its storage '{ref.storage}'"
+            )
 
-    def _read_storages(self, keys: Collection[str]) -> dict[str, torch.UntypedStorage]:
+    def _moved(self, storage: torch.UntypedStorage, device: str) -> torch.UntypedStorage:
+        """The storage on a device: moved as a whole, so that tensors which share it still do."""
+        if device == "cpu":
+            return storage
+        try:
+            return torch.empty(0, dtype=torch.uint8).set_(storage).to(device).untyped_storage()
+        except (
+            RuntimeError,
+            AssertionError,
+        ) as error:  # PyTorch's two ways to say that there is no such device
+            raise Incompatible(
+                f"cannot be loaded to the device '{device}': {str(error).partition(chr(10))[0]}.",
+                checkpoint=self.name,
+                good="Nothing was loaded.",
+                remedy="Load it with location='cpu'.",
+            ) from error
+
+    def _exact(self, value: Any, path: tuple[Any, ...]) -> Any:
+        """The values of a part as they were, where the file holds their nearest plain ones."""
+        types = self.manifest.types
+        if not types:
+            return value
+        if isinstance(value, dict):
+            for key in value:
+                value[key] = self._exact(value[key], (*path, key))
+            if isinstance(value, OrderedDict):
+                vars(value).update({k: self._exact(v, (*path, k)) for k, v in vars(value).items()})
+        elif type(value) in (list, tuple):
+            value = type(value)(self._exact(item, (*path, i)) for i, item in enumerate(value))
+        name = types.get(spelled(path))
+        try:
+            return value if name is None else plain.decode(name, value)
+        except ConfigError as error:
+            raise self._corrupt(str(error)) from error
+
+    def _read_storages(self, keys: Iterable[str]) -> dict[str, torch.UntypedStorage]:
         """Read storages and check them; all damage is reported at once."""
         storages: dict[str, torch.UntypedStorage] = {}
         damaged: dict[str, tuple[int, int]] = {}
@@ -153,15 +194,3 @@ class CheckpointFile:
             good=self._good,
             remedy="Nothing was loaded.",
         )
-
-
-def _exact(value: Any, path: str, types: dict[str, str] | Any) -> Any:
-    """The values of a part as they were, where the file holds their nearest plain ones."""
-    if not any(name == path or name.startswith(path + ".") for name in types):
-        return value
-    if isinstance(value, dict):
-        for key in value:
-            value[key] = _exact(value[key], f"{path}.{key}", types)
-    elif type(value) in (list, tuple):
-        value = type(value)(_exact(item, f"{path}.{i}", types) for i, item in enumerate(value))
-    return plain.decode(types[path], value) if path in types else value

@@ -1,7 +1,7 @@
 """The state of one step, safe from the training that goes on.
 
-This is the seam where saving gets cheaper: whoever holds a ``Snapshot`` reads storages through it, and cannot tell
-whether they were copied at once or are lent until the next optimizer step. Today every storage is copied.
+This is the seam where saving gets cheaper: whoever holds a ``Snapshot`` reads storages through it, and cannot
+tell whether they were copied at once or are lent until the next optimizer step. Today all are copied.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Split a state into a tree of plain values and the storages behind its tensors, and put the two together again.
+"""Split a state into a tree of plain values and the storages behind its tensors, and put them together again.
 
 Knows no file and no trainer. What is neither plain nor a tensor is set aside as *opaque*, with its path.
 """
@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from holdfast.catalog.manifest import ITEM_BYTES
 from holdfast.engine import plain
 from holdfast.errors import ConfigError
 
@@ -46,6 +47,11 @@ class TensorRef:
     offset: int
     trainable: bool = False
 
+    @property
+    def dtype_name(self) -> str:
+        """The data type by its name in a manifest."""
+        return _name(self.dtype)
+
     def over(self, data: torch.UntypedStorage) -> torch.Tensor:
         """The tensor over the memory ``data``."""
         made = torch.empty(0, dtype=self.dtype, device=data.device)
@@ -61,8 +67,8 @@ class Tree:
         root: Plain values, with a ``TensorRef`` for each tensor.
         storages: Key to memory, lent from the state, in the order in which the tree meets them.
         tensors: Every tensor reference, in the order of the tree.
-        opaque: Dotted path to each value that is neither plain nor a tensor; the tree holds None in its place.
-        types: Dotted path to the exact type of each value that is held as its nearest plain one.
+        opaque: Dotted path to each value that is neither plain nor a tensor; the tree holds None for it.
+        types: ``spelled`` path to the exact type of each value that is held as its nearest plain one.
     """
 
     root: Any = None
@@ -86,13 +92,13 @@ def take_apart(
         name: The dotted name of a path; by default the path itself.
 
     Raises:
-        ConfigError: A tensor of a kind that a checkpoint cannot hold (sparse, quantised, on no device), or a state
-            nested too deeply or containing itself; with its path.
+        ConfigError: A tensor of a kind that a checkpoint cannot hold (sparse, quantised, on no device), or a
+            state nested too deeply or containing itself; with its path.
     """
     walk = _Walk(keep, name or dotted)
     root = walk.value(state, (), 0)
-    used = walk.used_bytes()
-    walk.tree.root = put_together(root, lambda ref: walk.place(ref, used))
+    walk.compact()
+    walk.tree.root = put_together(root, walk.place)
     return walk.tree
 
 
@@ -119,6 +125,8 @@ def references(root: Any) -> Iterator[TensorRef]:
     elif isinstance(root, (dict, list, tuple)):
         for value in root.values() if isinstance(root, dict) else root:
             yield from references(value)
+        if isinstance(root, OrderedDict):
+            yield from references(dict(vars(root)))
 
 
 def at(root: Any, path: tuple[str | int, ...]) -> Any:
@@ -131,6 +139,28 @@ def at(root: Any, path: tuple[str | int, ...]) -> Any:
 def dotted(path: tuple[Any, ...]) -> str:
     """A path as text."""
     return ".".join(map(str, path))
+
+
+def spelled(path: tuple[Any, ...]) -> str:
+    """A path as text that no other path has: a key that is no plain word is quoted, as in ``a.'b.c'.0``."""
+    return ".".join(_spelled(key) for key in path)
+
+
+def _spelled(key: Any) -> str:
+    if type(key) is str:
+        return key if key.isidentifier() else repr(key)
+    return str(key) if type(key) is int else f"[{key!r}]"
+
+
+def _is_key(key: Any) -> bool:
+    """Whether a dictionary in a checkpoint may have this key, and a set hold it."""
+    if type(key) is tuple:
+        return all(type(k) is not tuple and _is_key(k) for k in key)
+    return type(key) in _KEYS and (type(key) is not int or key.bit_length() <= _MAX_INT_BITS)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 class _Omitted:
@@ -158,6 +188,24 @@ class _Found:
         t = self.tensor
         return (self.memory, t.dtype, t.storage_offset(), tuple(t.shape), t.stride())
 
+    @property
+    def elements(self) -> int:
+        """Elements of memory that it refers to; those that stride 0 repeats count once."""
+        t = self.tensor
+        return math.prod(n if s else min(n, 1) for n, s in zip(t.shape, t.stride(), strict=True))
+
+    @property
+    def start(self) -> int:
+        return int(self.tensor.storage_offset())
+
+    @property
+    def end(self) -> int:
+        """One past its last element in memory."""
+        t = self.tensor
+        if not t.numel():
+            return self.start
+        return self.start + 1 + sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True))
+
 
 class _Walk:
     def __init__(
@@ -167,38 +215,39 @@ class _Walk:
         self.keep = keep
         self.name = name
         self.found: list[_Found] = []
-        self.keys: dict[tuple[Any, ...], tuple[str, torch.Tensor]] = {}
+        self.moved: dict[tuple[Any, ...], torch.Tensor] = {}
+        self.keys: dict[tuple[Any, ...], str] = {}
 
     def value(self, value: Any, path: tuple[Any, ...], depth: int) -> Any:
         if depth > MAX_DEPTH:
             where = self.name(path)[:200]
-            raise ConfigError(f"The state is nested more than {MAX_DEPTH} deep, or contains itself, at '{where}'.")
+            raise ConfigError(f"The state is deeper than {MAX_DEPTH}, or contains itself, at '{where}'.")
         kind = type(value)
         if isinstance(value, torch.Tensor):
             return self.tensor(value, path)
-        if kind in _PLAIN or (kind is int and value.bit_length() <= _MAX_INT_BITS) or (kind is bytes and value):
+        if kind in _PLAIN or (kind is int and _is_key(value)) or (kind is bytes and value):
             return value
         if kind in (dict, OrderedDict, Counter):
             return self.mapping(value, path, depth)
         if kind in (list, tuple):
             items = [self.value(v, (*path, i), depth + 1) for i, v in enumerate(value)]
             return kind(None if item is _OMITTED else item for item in items)
-        if kind is set and all(type(v) in _KEYS for v in value):
+        if kind is set and all(type(v) is not tuple and _is_key(v) for v in value):
             return set(value)
         encoded = plain.encode(value)
         if encoded is not None:
             nearest, name = encoded
-            self.tree.types[self.name(path)] = name
+            self.tree.types[spelled(path)] = name
             return self.value(nearest, path, depth + 1)
         self.tree.opaque[self.name(path)] = value
         return None
 
     def mapping(self, value: Mapping[Any, Any], path: tuple[Any, ...], depth: int) -> Any:
+        if not all(map(_is_key, value)):
+            self.tree.opaque[self.name(path)] = value
+            return None
         made: Any = type(value)()
         for key, item in value.items():
-            if type(key) not in _KEYS and not (type(key) is tuple and all(type(k) in _KEYS for k in key)):
-                self.tree.opaque[self.name(path)] = value
-                return None
             taken = self.value(item, (*path, key), depth + 1)
             if taken is not _OMITTED:
                 made[key] = taken
@@ -219,30 +268,28 @@ class _Walk:
         self.found.append(found)
         return found
 
-    def used_bytes(self) -> dict[int, int]:
-        """Memory to the bytes of it that tensors of the state refer to, each view counted once."""
-        used: dict[int, int] = {}
-        for found in {f.view: f for f in self.found}.values():
-            size = math.prod(found.tensor.shape) * found.tensor.element_size()
-            used[found.memory] = used.get(found.memory, 0) + size
-        return used
+    def compact(self) -> None:
+        """Where less than half of a memory is the state's, move that to memory of its own."""
+        by_memory: dict[int, dict[tuple[Any, ...], _Found]] = {}
+        for found in self.found:
+            by_memory.setdefault(found.memory, {})[found.view] = found
+        for views in by_memory.values():
+            runs = _overlapping(views.values())
+            used = sum(run.bytes for run in runs)
+            if used * 2 < next(iter(views.values())).tensor.untyped_storage().nbytes():
+                for run in runs:
+                    self.moved.update(run.copied())
 
-    def place(self, found: _Found, used: Mapping[int, int]) -> TensorRef:
-        """Choose the storage: the tensor's own memory, or a copy where most of that is not the state's."""
-        sparse = used[found.memory] * 2 < found.tensor.untyped_storage().nbytes()
+    def place(self, found: _Found) -> TensorRef:
+        values = self.moved.get(found.view, found.tensor)
+        storage = values.untyped_storage()
         # A file's storage has one data type: views of one memory as two types become two storages.
-        which = found.view if sparse else (found.memory, found.tensor.dtype)
-        if which not in self.keys:
-            kept = found.tensor.contiguous().clone() if sparse else found.tensor
-            key = str(len(self.keys))
-            self.keys[which] = (key, kept)
-            self.tree.storages[key] = kept.untyped_storage()
-        key, kept = self.keys[which]
-        values = kept if sparse else found.tensor
+        key = self.keys.setdefault((storage._cdata, values.dtype), str(len(self.keys)))
+        self.tree.storages[key] = storage
         ref = TensorRef(
             found.path,
             key,
-            torch.serialization.location_tag(values.untyped_storage()),
+            torch.serialization.location_tag(storage),
             values.dtype,
             tuple(values.shape),
             values.stride(),
@@ -253,15 +300,59 @@ class _Walk:
         return ref
 
 
+@dataclass(frozen=True)
+class _Run:
+    """Views of one memory and one data type whose extents overlap."""
+
+    views: tuple[_Found, ...]
+    start: int
+    end: int
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that the views refer to, at most."""
+        elements = min(sum(view.elements for view in self.views), self.end - self.start)
+        return elements * self.views[0].tensor.element_size()
+
+    def copied(self) -> dict[tuple[Any, ...], torch.Tensor]:
+        """Each view, over a copy of the memory that holds no more than is needed to keep them overlapping."""
+        first = self.views[0]
+        if len(self.views) == 1 and first.tensor.numel() <= self.end - self.start:
+            return {first.view: first.tensor.clone(memory_format=torch.contiguous_format)}
+        copy = first.tensor.as_strided((self.end - self.start,), (1,), self.start).clone()
+        return {
+            view.view: copy.as_strided(view.tensor.shape, view.tensor.stride(), view.start - self.start)
+            for view in self.views
+        }
+
+
+def _overlapping(views: Iterable[_Found]) -> list[_Run]:
+    """The views by runs whose extents overlap."""
+    runs: list[list[_Found]] = []
+    end = 0
+    for view in sorted(views, key=lambda v: (str(v.tensor.dtype), v.start, v.end)):
+        if runs and view.tensor.dtype is runs[-1][0].tensor.dtype and view.start < end:
+            runs[-1].append(view)
+            end = max(end, view.end)
+        else:
+            runs.append([view])
+            end = view.end
+    return [_Run(tuple(run), run[0].start, max(view.end for view in run)) for run in runs]
+
+
 def _refuse(tensor: torch.Tensor, name: str) -> None:
     if tensor.layout is not torch.strided:
         kind = f"its layout is {tensor.layout}"
+    elif tensor.is_nested:
+        kind = "it is nested"
     elif tensor.is_quantized:
         kind = "it is quantised"
     elif tensor.is_meta:
         kind = "it is on the meta device and has no data"
     elif type(tensor).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
         kind = f"it is a {type(tensor).__module__}.{type(tensor).__qualname__}, which wraps other tensors"
+    elif _name(tensor.dtype) not in ITEM_BYTES:
+        kind = f"its data type is {tensor.dtype}"
     else:
         return
     raise ConfigError(

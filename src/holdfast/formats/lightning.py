@@ -19,11 +19,14 @@ _LISTS = {"optimizer": "optimizer_states", "scheduler": "lr_schedulers"}
 _OWN = "holdfast"
 
 
-def arrange(parts: Mapping[str, Any], progress: Progress) -> tuple[dict[str, Any], dict[str, tuple[str | int, ...]]]:
+def arrange(
+    parts: Mapping[str, Any], progress: Progress
+) -> tuple[dict[str, Any], dict[str, tuple[str | int, ...]]]:
     """Lay out the parts of a state as one dictionary.
 
-    ``model`` becomes ``state_dict``; ``optimizer``, ``optimizer2``, … the list ``optimizer_states``; ``scheduler``,
-    ``scheduler2``, … the list ``lr_schedulers``; every other part goes under ``holdfast`` by its own name.
+    ``model`` becomes ``state_dict``; ``optimizer``, ``optimizer2``, … the list ``optimizer_states``;
+    ``scheduler``, ``scheduler2``, … the list ``lr_schedulers``; every other part goes under ``holdfast`` by
+    its own name.
 
     Args:
         parts: Part name to its state.

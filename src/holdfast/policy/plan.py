@@ -1,12 +1,14 @@
-"""Decide what to save, under which names, and what to evict. Pure: the same arguments give the same plan on any rank."""
+"""Decide what to save, under which names, and what to evict. Pure: any rank would decide the same."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from holdfast.policy.values import Event, Moment, Progress, Record, Request, Tally
+from holdfast.policy.naming import Names, alias_of, labelled, name_of
+from holdfast.policy.values import Event, Moment, Progress, Record, Tally
 from holdfast.policy.what import What, full
 from holdfast.policy.when import When
 from holdfast.policy.where import Where
@@ -44,6 +46,7 @@ class Save:
         names: Names for it; those that may replace what stands there are in ``moves``.
         moves: Names among ``names`` that move here from another checkpoint.
         policies: Who wants it; ``BY_HAND`` among them for a save by hand.
+        scores: All metrics of its step, those of the checkpoint that it replaces included.
         reason: Why, for the log line.
         label: The user's name for it.
     """
@@ -52,6 +55,7 @@ class Save:
     names: tuple[str, ...]
     moves: tuple[str, ...] = ()
     policies: tuple[str, ...] = ()
+    scores: Mapping[str, float] = field(default_factory=dict)
     reason: str = ""
     label: str | None = None
 
@@ -62,7 +66,8 @@ class Amend:
 
     Args:
         id: The checkpoint.
-        names: Names that it gets as well.
+        names: Names that it gets as well; those that may replace what stands there are in ``moves``.
+        moves: Names among ``names`` that move here from another checkpoint.
         policies: Policies that want it from now on.
         scores: Metrics measured at its step after it was saved.
         label: The user's name for it.
@@ -70,6 +75,7 @@ class Amend:
 
     id: str
     names: tuple[str, ...] = ()
+    moves: tuple[str, ...] = ()
     policies: tuple[str, ...] = ()
     scores: Mapping[str, float] = field(default_factory=dict)
     label: str | None = None
@@ -100,7 +106,7 @@ class Plan:
 
 
 def horizon(policies: Sequence[Policy], tallies: Mapping[str, Tally]) -> tuple[tuple[str, int], ...]:
-    """Counters and numbers below which a bare batch end needs no look at any policy: the lowest number of each."""
+    """Counters and numbers; while each is below its number, no policy is due at a bare batch end."""
     lowest: dict[str, int] = {}
     for policy in policies:
         for counter, number in policy.when.horizon(tallies.get(policy.name, Tally())):
@@ -130,7 +136,7 @@ def plan(
         taken: Names that are taken in the folder, by whatever.
     """
     due, remembered = _due(policies, tallies, moment)
-    manual = [r for r in moment.requests if r.event is Event.MANUAL and r.policy is None]
+    manual = [r for r in moment.requests if r.event is Event.MANUAL]
     if not due and not manual:
         return Plan(tallies=remembered)
     step = _Step(policies, moment, records, run, protected or {}, taken)
@@ -149,7 +155,7 @@ def _due(
     due: dict[str, str] = {}
     scores = moment.scores()
     validated = Event.VALIDATION_END in moment.events
-    requests = [r for r in moment.requests if r.event is not Event.MANUAL]
+    requests = [r for r in moment.requests if True]
     for policy in policies:
         tally = tallies.get(policy.name, Tally())
         asked = next((r.reason for r in requests if r.policy in (None, policy.name)), None)
@@ -197,48 +203,52 @@ class _Step:
         self.superseded: dict[str, str] = {}
         self.declined: dict[str, str] = {}
 
-    def add(self, due: Mapping[str, str], what: What) -> None:
-        """Let the policies of one ``What`` have this step: by the checkpoint that holds it already, or a new one."""
-        same = [r for r in self.after.values() if r.progress.steps == self.moment.progress.steps]
-        same = [r for r in same if r.what == str(what)]
-        record = self._here(what)
+    def add(self, due: Mapping[str, str], what: What, *, label: str | None = None) -> None:
+        """Let those who are due have this step: by the checkpoint that holds it already, or by a new one."""
+        now = self.moment.progress
+        same = [r for r in self.after.values() if r.progress.steps == now.steps and r.what == str(what)]
+        record = next((r for r in reversed(same) if r.progress == now), None)
         if record is None:
             record = self._candidate(what)
         else:
-            record = _scored(record, self.moment.scores())
-            self.after[record.id] = record
+            record = self.after[record.id] = _scored(record, self.moment.scores())
         replaced = [r for r in same if r.order < record.order and self._may_go(r)]
-        inherited = {name for r in replaced for name in r.policies}
         for older in reversed(replaced):
             record = _scored(record, {m: v for m, v in older.scores.items() if m not in record.scores})
-        kept = {}
-        for policy in self.policies:
-            if policy.what == what and (policy.name in due or policy.name in inherited):
-                rest = [r for r in self.after.values() if policy.name in r.policies]
-                rest = [r for r in rest if r.id != record.id and r not in replaced]
-                why = policy.which.keep([*rest, record]).get(record.id)
-                if why is not None:
-                    kept[policy.name] = why
-                elif policy.name in due:
-                    self.declined[policy.name] = f"{due[policy.name]}: not kept by {policy.which}"
+        kept = self._kept(record, due, what, replaced)
         if not kept.keys() & due.keys():
             return
         if record.id not in self.before:
-            reasons = [*(due[name] for name in kept if name in due), *kept.values()]
-            record = replace(record, reason="; ".join(dict.fromkeys(reasons)))
+            reasons = [record.reason, *(due[name] for name in kept if name in due), *kept.values()]
+            record = replace(record, reason="; ".join(dict.fromkeys(filter(None, reasons))))
             self.new[record.id] = what
-        self.after[record.id] = replace(record, policies=tuple(dict.fromkeys([*record.policies, *kept])))
+        policies = tuple(dict.fromkeys([*record.policies, *kept]))
+        self.after[record.id] = replace(record, policies=policies, label=label or record.label)
         for older in replaced:
             del self.after[older.id]
             self.superseded[older.id] = "replaced by the later save of the same step"
 
-    def add_manual(self, request: Request) -> None:
-        """A save by hand: this step is kept until the user says otherwise."""
-        record = self._here(full)
-        if record is None:
-            record = replace(self._candidate(full), reason=request.reason)
-            self.new[record.id] = full
-        self.after[record.id] = replace(record, pinned=True, label=request.label or record.label)
+    def _kept(
+        self, record: Record, due: Mapping[str, str], what: What, replaced: Sequence[Record]
+    ) -> dict[str, str]:
+        """Who keeps this step, of those who are due, had what it replaces, or follow every save; and why."""
+        inherited = {name for r in replaced for name in r.policies}
+        kept: dict[str, str] = {}
+        for policy in self.policies:
+            # An alias without files of its own points at the newest there is.
+            follows = policy.where.template is None
+            if policy.what != what or not (follows or policy.name in due or policy.name in inherited):
+                continue
+            rest = [r for r in self.after.values() if r.id != record.id and r not in replaced]
+            rest = [r for r in rest if policy.name in r.policies]
+            why = policy.which.keep([*rest, record]).get(record.id)
+            if why is not None:
+                kept[policy.name] = "" if follows else why
+            elif policy.name in due:
+                self.declined[policy.name] = f"{due[policy.name]}: not kept by {policy.which}"
+        if BY_HAND in due:
+            kept[BY_HAND] = ""
+        return kept
 
     def finish(self, tallies: Mapping[str, Tally]) -> Plan:
         """Names for what is kept, and what goes."""
@@ -249,9 +259,11 @@ class _Step:
         newest = max(self.after.values(), key=lambda r: r.order)
         evict = dict(self.superseded)
         for record in self.after.values():
-            if record != newest and not keepers[record.id] and self._may_go(record):
+            if record.id != newest.id and not keepers[record.id] and self._may_go(record):
                 evict[record.id] = self._why_not(record)
-        names = _Names(self.taken, [name for id in evict for name in self.before[id].names])
+        names = Names(
+            self.taken, {name: self.before[id].what for id in evict for name in self.before[id].names}
+        )
         for record in changed:
             if record.id not in evict:
                 self._claim(names, record)
@@ -262,39 +274,39 @@ class _Step:
         amends = [self._amend(names, r) for r in (*self.others, *self.after.values()) if r.id not in self.new]
         return Plan(
             saves=tuple(saves),
-            amends=tuple(amend for amend in amends if amend != Amend(amend.id)),
+            # Who loses an alias gets a name of its own first.
+            amends=tuple(sorted((a for a in amends if a != Amend(a.id)), key=lambda a: bool(a.moves))),
             evict=evict,
             tallies=tallies,
             declined=self.declined,
         )
 
-    def _claim(self, names: _Names, record: Record) -> None:
-        """The names that go with what is new of a record: with the policies that want it, and with its label."""
+    def _claim(self, names: Names, record: Record) -> None:
+        """The names that go with what is new of a record: with those who want it, and with its label."""
         before = self.before.get(record.id, Record(record.id))
         own: dict[str, Where] = {}
         for policy in self.policies:
             if policy.name in record.policies and policy.name not in before.policies:
                 if policy.where.template is not None:
-                    own[_name(policy.where, record)] = policy.where
-                names.move_alias(record, policy.where.alias_name(record.progress, record.scores))
+                    own[name_of(policy.where, record)] = policy.where
+                names.move_alias(record, alias_of(policy.where, record))
+        by_hand = self._by_hand()
+        aliases = {alias_of(policy.where, record) for policy in self.policies}
         if record.label is not None and record.label != before.label:
-            where = self._by_hand()
-            own[_labelled(_name(where, record), record.label, where.extension)] = where
+            own[labelled(by_hand, record)] = by_hand
+        elif BY_HAND in record.policies and not own and not set(record.names) - aliases:
+            own[name_of(by_hand, record)] = by_hand
         for name, where in own.items():
             names.give(record, where, name)
 
-    def _name_what_stays(self, names: _Names, record: Record, keepers: Sequence[Policy]) -> None:
-        """A name of its own for what would have none, or, saved by hand, only one that moves on some day."""
-        stays = {name for name in record.names if name not in names.moves} | {*names.given_to(record)}
-        before = self.before.get(record.id, Record(record.id) if record.id in self.new else record)
-        if record.pinned and not before.pinned:
-            stays -= {p.where.alias_name(record.progress, record.scores) for p in self.policies}
-        if not stays:
+    def _name_what_stays(self, names: Names, record: Record, keepers: Sequence[Policy]) -> None:
+        """A name of its own for what would be left without any."""
+        if not names.of(record):
             where = next((p.where for p in keepers if p.where.template is not None), self._by_hand())
-            names.give(record, where, _name(where, record))
+            names.give(record, where, name_of(where, record))
 
-    def _save(self, names: _Names, record: Record) -> Save:
-        given = names.given_to(record)
+    def _save(self, names: Names, record: Record) -> Save:
+        given = names.given(record)
         return Save(
             what=self.new[record.id],
             names=given,
@@ -302,28 +314,20 @@ class _Step:
             policies=record.policies,
             scores=record.scores,
             reason=record.reason,
-            pin=record.pinned,
             label=record.label,
         )
 
-    def _amend(self, names: _Names, record: Record) -> Amend:
+    def _amend(self, names: Names, record: Record) -> Amend:
         before = self.before.get(record.id, record)
-        given = names.given_to(record)
+        given = names.given(record)
         return Amend(
             id=record.id,
             names=given,
             moves=tuple(name for name in given if name in names.moves),
             policies=tuple(name for name in record.policies if name not in before.policies),
             scores={m: v for m, v in record.scores.items() if _differs(before.scores.get(m), v)},
-            pin=record.pinned and not before.pinned,
             label=record.label if record.label != before.label else None,
         )
-
-    def _here(self, what: What) -> Record | None:
-        """The newest checkpoint of exactly this progress."""
-        now = self.moment.progress
-        here = [r for r in self.after.values() if r.progress == now and r.what == str(what)]
-        return here[-1] if here else None
 
     def _candidate(self, what: What) -> Record:
         known = [*self.after.values(), *self.before.values()]
@@ -346,9 +350,10 @@ class _Step:
         return {id: [p for p in self.policies if id in keeps[p.name]] for id in self.after}
 
     def _may_go(self, record: Record) -> bool:
-        """Whether rules may let it go: not what is pinned or was saved by hand, nor what no rule of now knows."""
+        """Whether rules may let it go: not what a user wants kept, nor what no policy of now knows."""
         known = any(p.name in record.policies for p in self.policies)
-        return known and not record.pinned and record.id not in self.protected
+        users = record.pinned or BY_HAND in record.policies
+        return known and not users and record.id not in self.protected
 
     def _why_not(self, record: Record) -> str:
         rules = "; ".join(str(p.which) for p in self.policies if p.name in record.policies)
@@ -357,56 +362,6 @@ class _Step:
     def _by_hand(self) -> Where:
         """How a checkpoint is named that no policy names: after the first one that names any."""
         return next((p.where for p in self.policies if p.where.template is not None), Where())
-
-
-class _Names:
-    """The names that one plan gives out, each to one checkpoint."""
-
-    def __init__(self, taken: Collection[str], vacated: Collection[str]) -> None:
-        self.moves: set[str] = set()
-        self._taken = set(taken)
-        self._vacated = set(vacated)
-        self._aliases: set[str] = set()
-        self._own_of: dict[str, list[str]] = {}
-        self._aliases_of: dict[str, list[str]] = {}
-
-    def give(self, record: Record, where: Where, name: str) -> None:
-        """A name of its own: as it is where that is free, or becomes so by an eviction of this plan."""
-        if name in record.names:
-            return
-        if name in self._vacated:
-            self._vacated.remove(name)
-            self.moves.add(name)
-        else:
-            name = where.versioned(name, self._taken)
-        self._taken.add(name)
-        self._own_of.setdefault(record.id, []).append(name)
-
-    def move_alias(self, record: Record, alias: str | None) -> None:
-        """A name that moves on. The first checkpoint of a plan to claim it has it."""
-        if alias is None or alias in self._aliases:
-            return
-        self._aliases.add(alias)
-        self._vacated.discard(alias)
-        self._taken.add(alias)
-        if alias not in record.names:
-            self.moves.add(alias)
-            self._aliases_of.setdefault(record.id, []).append(alias)
-
-    def given_to(self, record: Record) -> tuple[str, ...]:
-        """What it was given; its own names first, for the first is the one that it is written under."""
-        return (*self._own_of.get(record.id, ()), *self._aliases_of.get(record.id, ()))
-
-
-def _name(where: Where, record: Record) -> str:
-    # No save is lost for its name: a metric that was not measured at its step is "nan" in it.
-    return where.name(record.progress, record.scores, missing=math.nan)
-
-
-def _labelled(name: str, label: str, extension: str) -> str:
-    safe = "".join(c if c.isalnum() or c in "-_=+" else "-" for c in label)
-    short = safe.encode()[:100].decode(errors="ignore")
-    return f"{name.removesuffix(extension)}-{short}{extension}"
 
 
 def _scored(record: Record, scores: Mapping[str, float]) -> Record:
@@ -432,10 +387,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
 def from_json(data: Mapping[str, Any]) -> Plan:
     """The plan that ``to_json`` wrote."""
     return Plan(
-        saves=tuple(
-            Save(**{**_tuples(s), "what": What(**_tuples(s["what"]))})
-            for s in data["saves"]
-        ),
+        saves=tuple(Save(**{**_tuples(s), "what": What(**_tuples(s["what"]))}) for s in data["saves"]),
         amends=tuple(Amend(**_tuples(a)) for a in data["amends"]),
         evict=data["evict"],
         tallies={n: Tally(Progress.from_json(t["fired"]), t["armed"]) for n, t in data["tallies"].items()},

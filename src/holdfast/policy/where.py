@@ -11,7 +11,9 @@ from itertools import count
 from holdfast.errors import ConfigError
 from holdfast.policy.values import Progress
 
-_COUNTERS = ("epoch", "step", "global_step")
+COUNTERS = ("epoch", "step", "global_step")
+"""The fields of a template that every checkpoint has; all others are metrics."""
+
 _LONGEST_PART = 255  # bytes; the limit of the file systems in use
 _OWN_FOLDER = ".holdfast"
 _FORBIDDEN = {"\\": "a backslash", "\0": "a NUL"}
@@ -262,7 +264,7 @@ def _format(field: _Field, value: object) -> str:
     whole_type = spec != "" and spec[-1] in _WHOLE_TYPES
     if isinstance(number, float) and whole_type and not math.isfinite(number):
         return str(number)
-    if isinstance(number, float) and (whole_type or field.name in _COUNTERS) and number.is_integer():
+    if isinstance(number, float) and (whole_type or field.name in COUNTERS) and number.is_integer():
         number = int(number)
     elif isinstance(number, float) and spec.endswith("d"):
         # A save must not fail for a name, and rounding would tell an untruth: 80.5 stays 80.5.

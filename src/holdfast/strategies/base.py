@@ -35,12 +35,26 @@ class Strategy(Protocol):
         """
         ...
 
-    def restore(self, objects: Mapping[str, Any], parts: Mapping[str, Any], *, checkpoint: str) -> None:
+    def restore(
+        self,
+        objects: Mapping[str, Any],
+        parts: Mapping[str, Any],
+        *,
+        checkpoint: str,
+        groups: Mapping[str, Sequence[Sequence[str]]] | None = None,
+    ) -> None:
         """Put ``parts`` into the objects of the same names.
 
-        Everything is checked before anything is changed.
+        Everything that can be checked is checked before anything is changed.
+
+        Args:
+            objects: What makes up the state, by part name.
+            parts: The state of some of them.
+            checkpoint: Where it comes from, for an error.
+            groups: Part name of an optimizer to the parameter names of each of its groups, where known.
 
         Raises:
-            Incompatible: Something is missing, extra or of another shape; all of it in one error.
+            Incompatible: Something is missing, extra, of another shape or in another order; all of it in one
+                error. Or an object of the user's refused its state.
         """
         ...

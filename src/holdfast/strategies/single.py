@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -75,9 +75,17 @@ class Single:
         }
         return Held(parts, frozen, groups)
 
-    def restore(self, objects: Mapping[str, Any], parts: Mapping[str, Any], *, checkpoint: str) -> None:
+    def restore(
+        self,
+        objects: Mapping[str, Any],
+        parts: Mapping[str, Any],
+        *,
+        checkpoint: str,
+        groups: Mapping[str, Sequence[Sequence[str]]] | None = None,
+    ) -> None:
         """Check all, then load all: models first, whatever the order in which they were given."""
         problems = [p for name, state in parts.items() for p in _problems(name, objects[name], state)]
+        problems += _order_problems(objects, {n: g for n, g in (groups or {}).items() if n in parts})
         if problems:
             shown = "; ".join(problems[:20]) + (f"; and {len(problems) - 20} more" if len(problems) > 20 else "")
             raise Incompatible(
@@ -87,7 +95,15 @@ class Single:
                 remedy="Build the same model and optimizer as when it was saved, or load single parts of it.",
             )
         for name in sorted(parts, key=lambda n: not isinstance(objects[n], torch.nn.Module)):
-            _put(objects[name], parts[name])
+            try:
+                _put(objects[name], parts[name])
+            except Exception as error:  # the objects are the user's: their methods may raise anything
+                raise Incompatible(
+                    f"does not fit: {name} refused its state: {type(error).__name__}: {error}",
+                    checkpoint=checkpoint,
+                    good="Nothing on disk was changed.",
+                    remedy="In memory the objects before it are changed already: build them anew.",
+                ) from error
 
 
 def _put(target: Any, state: Any) -> None:
@@ -120,6 +136,8 @@ def _module_problems(name: str, module: torch.nn.Module, state: Any) -> list[str
         there = state.get(key)
         if isinstance(value, torch.Tensor) and isinstance(there, torch.Tensor) and value.shape != there.shape:
             problems.append(f"{name}.{key} has shape {list(value.shape)} here and {list(there.shape)} there")
+        elif key in state and isinstance(value, torch.Tensor) != isinstance(there, torch.Tensor):
+            problems.append(f"{name}.{key} is a {type(value).__name__} here and a {type(there).__name__} there")
     return problems
 
 
@@ -130,11 +148,37 @@ def _optimizer_problems(name: str, optimizer: torch.optim.Optimizer, state: Any)
     there = state["param_groups"]
     if len(own) != len(there):
         return [f"{name} has {len(own)} parameter groups here and {len(there)} there"]
+    unknown = sorted({key for group in there for key in group} - {key for group in own for key in group})
+    lacking = sorted(key for key in optimizer.defaults if any(key not in group for group in there))
+    if unknown and lacking:  # either alone may be another version of torch, or what a scheduler noted down
+        kind = type(optimizer).__name__
+        return [f"{name} is a {kind} here, with {', '.join(lacking)}; there it is one with {', '.join(unknown)}"]
     return [
         f"{name}'s group {i} has {len(a['params'])} parameters here and {len(b['params'])} there"
         for i, (a, b) in enumerate(zip(own, there, strict=True))
         if len(a["params"]) != len(b["params"])
     ]
+
+
+def _order_problems(
+    objects: Mapping[str, Any], groups: Mapping[str, Sequence[Sequence[str]]]
+) -> list[str]:
+    """Optimizers know parameters by place alone: in another order, each would get the state of another one."""
+    modules = [value for value in objects.values() if isinstance(value, torch.nn.Module)]
+    problems = []
+    for name, there in groups.items():
+        own = _group_names(objects[name], modules) if isinstance(objects[name], torch.optim.Optimizer) else []
+        for i, (mine, theirs) in enumerate(zip(own, there, strict=False)):
+            pairs = [(a, b) for a, b in zip(mine, theirs, strict=False) if a and b and _plain(a) != _plain(b)]
+            if pairs:
+                a, b = pairs[0]
+                problems.append(f"{name}'s group {i} has {a} here where it has {b} there")
+    return problems
+
+
+def _plain(name: str) -> str:
+    """A parameter's name without what wrappers put into it."""
+    return name.replace("_orig_mod.", "").removeprefix("module.")
 
 
 def _group_names(optimizer: torch.optim.Optimizer, modules: Iterable[torch.nn.Module]) -> list[list[str]]:

@@ -1,0 +1,175 @@
+"""Find the checkpoint that a user means, and read parts of it, verified. Changes nothing at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from holdfast.catalog import resolve
+from holdfast.catalog.folder import Folder
+from holdfast.catalog.ledger import LEDGER
+from holdfast.catalog.manifest import Manifest
+from holdfast.engine.reader import CheckpointFile
+from holdfast.errors import ConfigError, Incompatible, NotFound, StoreError
+from holdfast.log import logger
+from holdfast.policy.values import Record
+from holdfast.policy.which import Which
+from holdfast.store import LocalStore
+
+_LOOKS = 10
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What was read.
+
+    Args:
+        record: The checkpoint.
+        path: Its path, for people.
+        manifest: What it holds.
+        parts: Part name to its state, those that were asked for.
+        elsewhere: Whether it lies outside the folder that was asked.
+    """
+
+    record: Record
+    path: str
+    manifest: Manifest
+    parts: dict[str, Any]
+    elsewhere: bool
+
+
+def newest(home: Folder, *, parts: Collection[str], optional: Collection[str]) -> Loaded | None:
+    """The newest checkpoint of ``home`` that verifies; None where there is none. Says what it passed over.
+
+    Args:
+        home: The folder.
+        parts: Names of the parts to read.
+        optional: Those among them that it need not hold.
+
+    Raises:
+        Incompatible: It lacks a part.
+    """
+    found = _looking_again(
+        lambda: resolve.auto(home.scan(), lambda r: _read(home, home, r, parts, optional, location="cpu"))
+    )
+    for passed in found.passed:
+        logger.warning("passed over '%s': %s", passed.name, passed.why)
+    if found.passed:
+        here = f"'{found.record.names[0]}'" if found.record else "the beginning"
+        least = "" if found.exact else "at least "
+        logger.warning("going on from %s: %s%s steps are lost", here, least, f"{found.steps_lost:,}")
+    return found.value
+
+
+def read(
+    home: Folder,
+    source: str | os.PathLike[str],
+    which: Which,
+    *,
+    parts: Collection[str] | None,
+    optional: Collection[str] = (),
+    location: torch.device | str | None = "cpu",
+) -> Loaded:
+    """Read one checkpoint.
+
+    Args:
+        home: The folder in which words and names are looked up.
+        source: ``"last"``, ``"best"``, a name in ``home``, or a path.
+        which: Says what is best.
+        parts: Names of the parts to read; None for all.
+        optional: Those among them that it need not hold.
+        location: The device for tensors; None for the ones that they were saved from.
+
+    Raises:
+        NotFound: There is no such checkpoint.
+        Corrupt: It is damaged.
+        Foreign: Holdfast did not write it.
+        Incompatible: It lacks a part.
+    """
+
+    def look() -> Loaded:
+        folder, record = _find(home, source, which)
+        wanted = record.parts if parts is None else parts
+        return _read(home, folder, record, wanted, optional, location=location)
+
+    return _looking_again(look)
+
+
+def _looking_again(look: Callable[[], T]) -> T:
+    """A checkpoint may be evicted by the process that wrote it between being listed and being opened."""
+    for _ in range(_LOOKS):
+        try:
+            return look()
+        except StoreError as error:
+            if error.errno != errno.ENOENT:
+                raise
+    return look()
+
+
+def _find(home: Folder, source: str | os.PathLike[str], which: Which) -> tuple[Folder, Record]:
+    if not isinstance(source, (str, os.PathLike)):
+        raise ConfigError(
+            f"A checkpoint is named by a word such as 'last' or by a path, not by {type(source).__name__}."
+        )
+    listing = home.scan()
+    if source in ("last", "best"):
+        record = resolve.last(listing) if source == "last" else resolve.best(listing, which)
+        if record is None:
+            raise NotFound(
+                "does not exist: the folder holds no checkpoint.", checkpoint=f"{home.store.root}/{source}"
+            )
+        return home, record
+    text = str(source)
+    if os.path.isdir(text):  # noqa: PTH112  # Path's own raises for some paths that nothing can be at
+        remedy = "Name a checkpoint in it, such as its last.ckpt."
+        raise NotFound("is a folder, not a checkpoint.", checkpoint=text, remedy=remedy)
+    name = text if listing.by_name(text) else _name_inside(home.store.root, text)
+    if name is not None:
+        return home, resolve.named(home.store, name, listing)
+    folder = Folder(LocalStore(Path(text).absolute().parent))
+    return folder, resolve.named(folder.store, Path(text).name)
+
+
+def _name_inside(root: str, path: str) -> str | None:
+    """The name in the folder ``root`` of the file at ``path``; None where it lies elsewhere."""
+    if path.startswith(f"{root}/"):
+        return path.removeprefix(f"{root}/")
+    there = Path(path).absolute()
+    real, home = there.parent.resolve() / there.name, Path(root).resolve()
+    return str(real.relative_to(home)) if home in real.parents else None
+
+
+def _read(
+    home: Folder,
+    folder: Folder,
+    record: Record,
+    parts: Collection[str],
+    optional: Collection[str],
+    *,
+    location: torch.device | str | None,
+) -> Loaded:
+    path = f"{folder.store.root}/{record.names[0]}"
+    # Anybody's folder may be large: only one that has a ledger is looked through for what else is good.
+    ours = folder is home or folder.store.stat(LEDGER) is not None
+    good = resolve.newest_good(folder.scan().records, but=record.id) if ours else ""
+    with folder.store.open(record.names[0]) as reader:
+        file = CheckpointFile(reader, name=path, good=good)
+        there = file.manifest.parts
+        missing = [name for name in parts if name not in there and name not in optional]
+        if missing:
+            raise Incompatible(
+                f"holds no part named {', '.join(missing)}. It holds: {', '.join(there)}.",
+                checkpoint=path,
+                good="Nothing was changed.",
+                remedy="Name what may start afresh: resume(..., fresh=[...]).",
+            )
+        states = file.parts([name for name in parts if name in there], location=location)
+    return Loaded(record, path, file.manifest, states, elsewhere=folder is not home)

@@ -1,0 +1,117 @@
+"""The verbs by which a loop reaches torch on one device. What is spread over processes overrides them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from holdfast.errors import ConfigError
+from holdfast.state.optimizers import move
+from holdfast.state.precision import Precision
+from holdfast.strategies.single import Single
+
+
+class SingleDevice(Single):
+    """One process, one device: everything that a training loop asks of torch.
+
+    Args:
+        device: The device.
+        precision: The kind of numbers.
+    """
+
+    def __init__(self, device: torch.device, precision: Precision) -> None:
+        super().__init__()
+        self.device = device
+        self.precision = precision
+        self.stepping = False
+
+    def setup(self, module: nn.Module) -> None:
+        """Bring the module to the device, in the kind of numbers asked for."""
+        self.precision.convert(module)
+        module.to(self.device)
+
+    def setup_optimizers(self, optimizers: Sequence[Optimizer]) -> None:
+        """Bring what the optimizers hold already to the device of their parameters."""
+        for optimizer in optimizers:
+            move(optimizer, self.device)
+
+    def forward_context(self) -> AbstractContextManager[Any]:
+        """The context in which steps compute."""
+        return self.precision.forward()
+
+    def batch(self, module: Any, batch: Any, dataloader_idx: int) -> Any:
+        """A batch through the transfer hooks, on the device and in the kind of numbers asked for."""
+        if self.precision.casts_input:
+            batch = _mapped(batch, self.precision.input)
+        batch = module.on_before_batch_transfer(batch, dataloader_idx)
+        batch = module.transfer_batch_to_device(batch, self.device, dataloader_idx)
+        return module.on_after_batch_transfer(batch, dataloader_idx)
+
+    def to_device(self, batch: Any, device: torch.device) -> Any:
+        """Every tensor in a batch, on the device; what has a ``to`` of its own is asked for it."""
+        if device.type == "cpu":
+            return batch
+        return _mapped(batch, lambda t: t.to(device, non_blocking=True))
+
+    def backward(self, module: Any, loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+        """The backward pass of the loss, scaled where the precision says so."""
+        module.backward(self.precision.scaled(loss), *args, **kwargs)
+
+    def clip(self, optimizer: Optimizer, value: float, algorithm: str) -> None:
+        """Clip an optimizer's gradients by their norm or by value.
+
+        Raises:
+            ConfigError: The algorithm is neither.
+        """
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        if algorithm == "norm":
+            nn.utils.clip_grad_norm_(parameters, value)
+        elif algorithm == "value":
+            nn.utils.clip_grad_value_(parameters, value)
+        else:
+            raise ConfigError(f"gradient_clip_algorithm is 'norm' or 'value', not {algorithm!r}.")
+
+    def step(
+        self, optimizer: Optimizer, closure: Callable[[], Any] | None, before: Callable[[Optimizer], None]
+    ) -> Any:
+        """Compute the closure, let ``before`` look at the gradients, step the optimizer."""
+
+        def stepping(looked_at: Optimizer) -> None:
+            before(looked_at)
+            self.stepping = True
+
+        # An error leaves ``stepping`` true: the weights may be half a step on then.
+        loss = self.precision.step(optimizer, closure, stepping)
+        self.stepping = False
+        return loss
+
+    def reduce(self, tensor: torch.Tensor, operation: str) -> torch.Tensor:
+        """The value over all ranks: with one, the tensor itself."""
+        return tensor
+
+    def synchronise(self) -> None:
+        """Wait for the device."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def teardown(self, module: nn.Module) -> None:
+        """Leave the module where users can go on with it."""
+        if self.device.type != "cpu":
+            module.cpu()
+
+
+def _mapped(batch: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    if isinstance(batch, torch.Tensor):
+        return change(batch)
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(_mapped(item, change) for item in batch))
+    if isinstance(batch, (list, tuple)):
+        return type(batch)(_mapped(item, change) for item in batch)
+    if isinstance(batch, Mapping):
+        return type(batch)({key: _mapped(value, change) for key, value in batch.items()})  # type: ignore[call-arg]
+    return batch

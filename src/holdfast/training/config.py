@@ -1,0 +1,166 @@
+"""The trainer's arguments: checked all at once, before anything is touched, and resolved against the data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from datetime import timedelta
+from typing import Any
+
+from holdfast.errors import ConfigError
+from holdfast.training.data import Batches
+from holdfast.training.fit import FitLimits
+
+_SHARES = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches")
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a trainer was asked for; ``Trainer`` documents each.
+
+    Raises:
+        ConfigError: Arguments make no sense or contradict each other; all of it in one error.
+    """
+
+    max_epochs: int | None = None
+    min_epochs: int | None = None
+    max_steps: int = -1
+    min_steps: int | None = None
+    max_time: str | timedelta | dict[str, int] | None = None
+    limit_train_batches: int | float | None = None
+    limit_val_batches: int | float | None = None
+    limit_test_batches: int | float | None = None
+    limit_predict_batches: int | float | None = None
+    overfit_batches: int | float = 0.0
+    val_check_interval: int | float | str | timedelta | dict[str, int] | None = None
+    check_val_every_n_epoch: int | None = 1
+    num_sanity_val_steps: int | None = None
+    log_every_n_steps: int = 50
+    accumulate_grad_batches: int = 1
+    gradient_clip_val: float | None = None
+    gradient_clip_algorithm: str | None = None
+    inference_mode: bool = True
+    fast_dev_run: int | bool = False
+
+    def __post_init__(self) -> None:
+        problems = [*_number_problems(self)]
+        if self.gradient_clip_algorithm not in (None, "norm", "value"):
+            problems.append(f"gradient_clip_algorithm is 'norm' or 'value', not {self.gradient_clip_algorithm!r}")
+        for name in ("max_time", "val_check_interval"):
+            try:
+                _seconds(getattr(self, name))
+            except ValueError as error:
+                problems.append(f"{name}: {error}")
+        if isinstance(self.val_check_interval, float) and not 0 <= self.val_check_interval <= 1:
+            problems.append(f"val_check_interval is a share of an epoch up to 1.0 or a whole number of batches, not {self.val_check_interval!r}")
+        if self.check_val_every_n_epoch is None and isinstance(self.val_check_interval, (float, type(None))):
+            problems.append("check_val_every_n_epoch=None counts batches over epochs: val_check_interval is a whole number then")
+        if problems:
+            raise ConfigError(f"Trainer: {'; '.join(problems)}.")
+
+    def limit(self, kind: str) -> int | float:
+        """The limit of batches of a kind (train, val, test, predict)."""
+        if self.fast_dev_run:
+            return int(self.fast_dev_run)
+        if self.overfit_batches and kind in ("train", "val"):
+            return self.overfit_batches
+        given = getattr(self, f"limit_{kind}_batches")
+        return 1.0 if given is None else given
+
+    @property
+    def sanity_steps(self) -> int | None:
+        """Batches of validation before training; None for all."""
+        if self.fast_dev_run or self.overfit_batches:
+            return 0
+        given = 2 if self.num_sanity_val_steps is None else self.num_sanity_val_steps
+        return None if given == -1 else given
+
+    def limits(self, batches: Batches) -> FitLimits:
+        """What the loop needs to know, resolved against what it trains on."""
+        max_epochs, max_steps = self.max_epochs, None if self.max_steps == -1 else self.max_steps
+        if self.fast_dev_run:
+            max_epochs, max_steps = 1, int(self.fast_dev_run)
+        elif max_epochs is None and max_steps is None and self.max_time is None:
+            max_epochs = 1000
+        every, seconds = self._validation(batches)
+        return FitLimits(
+            max_epochs=None if max_epochs == -1 else max_epochs,
+            min_epochs=self.min_epochs or 0,
+            max_steps=max_steps,
+            min_steps=self.min_steps or 0,
+            max_time=_seconds(self.max_time),
+            accumulate=self.accumulate_grad_batches,
+            validate_every=every,
+            by_run=self.check_val_every_n_epoch is None,
+            validate_seconds=seconds,
+            validate_epochs=self.check_val_every_n_epoch or 1,
+            log_every=1 if self.fast_dev_run else self.log_every_n_steps,
+            clip_value=self.gradient_clip_val,
+            clip_algorithm=self.gradient_clip_algorithm,
+        )
+
+    def _validation(self, batches: Batches) -> tuple[int | None, float | None]:
+        """Validate after so many batches (None: at the epoch's end), or so many seconds."""
+        interval = self.val_check_interval
+        if self.fast_dev_run or interval is None:
+            return None, None
+        if isinstance(interval, (str, timedelta, dict)):
+            return None, _seconds(interval)
+        size = batches.size
+        if isinstance(interval, int):
+            if size is not None and interval > size and self.check_val_every_n_epoch is not None:
+                raise ConfigError(
+                    f"val_check_interval={interval} is more than the {size} batches of an epoch.",
+                    remedy="Set check_val_every_n_epoch=None to count batches over epochs.",
+                )
+            return interval, None
+        if interval == 1.0:
+            return None, None
+        if size is None:
+            raise ConfigError(
+                f"val_check_interval={interval} is a share of an epoch, and the loader has no length.",
+                remedy="Give a whole number of batches.",
+            )
+        if int(size * interval) == 0:
+            raise ConfigError(f"val_check_interval={interval} of {size} batches is less than one batch.")
+        return int(size * interval), None
+
+    def epoch_end_counts(self, validates: bool, limits: FitLimits) -> bool:
+        """Whether checkpoints by epoch count at the training epoch's end: not where validation has its own rhythm."""
+        if not validates:
+            return True
+        if limits.validate_seconds is not None or limits.validate_epochs != 1 or limits.by_run:
+            return False
+        return limits.validate_every is None
+
+
+def _number_problems(config: Config) -> list[str]:
+    problems = []
+    lowest = {"max_epochs": -1, "min_epochs": 0, "max_steps": -1, "min_steps": 0, "num_sanity_val_steps": -1,
+              "log_every_n_steps": 1, "accumulate_grad_batches": 1, "check_val_every_n_epoch": 1}  # fmt: skip
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if value is None:
+            continue
+        if field.name in lowest and (not isinstance(value, int) or value < lowest[field.name]):
+            problems.append(f"{field.name} is a whole number of at least {lowest[field.name]}, not {value!r}")
+        if field.name in _SHARES and (not isinstance(value, (int, float)) or value < 0 or (isinstance(value, float) and value > 1)):
+            problems.append(f"{field.name} is a number of batches or a share of 0.0 to 1.0, not {value!r}")
+    return problems
+
+
+def _seconds(given: Any) -> float | None:
+    """A duration in seconds; None for what is no duration."""
+    if isinstance(given, timedelta):
+        return given.total_seconds()
+    if isinstance(given, dict):
+        try:
+            return timedelta(**given).total_seconds()
+        except TypeError as error:
+            raise ValueError(f"{given!r} is no duration") from error
+    if isinstance(given, str):
+        pieces = given.split(":")
+        if len(pieces) != 4 or not all(p.isdigit() for p in pieces):
+            raise ValueError(f"{given!r} is not DD:HH:MM:SS")
+        days, hours, minutes, seconds = map(int, pieces)
+        return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds).total_seconds()
+    return None

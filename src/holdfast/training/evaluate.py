@@ -1,0 +1,108 @@
+"""Run the batches of a validation or a test. Changes nothing of the training that goes on around it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Literal
+
+import torch
+
+from holdfast.training.data import Batches
+from holdfast.training.hooks import Context, Hooks
+from holdfast.training.metrics import MetricLog
+
+Stage = Literal["validation", "test"]
+
+
+class Evaluation:
+    """One kind of evaluation of a run.
+
+    Args:
+        stage: Which.
+        module: The module.
+        strategy: How it computes.
+        hooks: Who is told.
+        context: Which hook runs.
+        metrics: Where it logs.
+        loaders: What it reads.
+        inference_mode: Whether autograd is switched off for good (else only its recording).
+        check: Called between batches; raises to stop.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        *,
+        module: Any,
+        strategy: Any,
+        hooks: Hooks,
+        context: Context,
+        metrics: MetricLog,
+        loaders: Sequence[Batches],
+        inference_mode: bool,
+        check: Any,
+    ) -> None:
+        self.stage = stage
+        self.loaders = loaders
+        self._module, self._strategy, self._hooks, self._context = module, strategy, hooks, context
+        self._metrics, self._inference_mode, self._check = metrics, inference_mode, check
+        self._step = getattr(module, f"{stage}_step")
+
+    @property
+    def batches(self) -> int:
+        """How many batches it has; 0 where a loader does not say."""
+        return sum(loader.size or 0 for loader in self.loaders)
+
+    def run(self, steps: int, *, sanity: int | None = None) -> dict[str, Any]:
+        """Run it whole, or ``sanity`` batches of each loader.
+
+        Args:
+            steps: Optimizer steps done: what it measures belongs to that step.
+            sanity: How many batches, when this is the check before training.
+
+        Returns:
+            What it logged over its epoch.
+        """
+        stage, hooks = self.stage, self._hooks
+        log_stage: Any = "sanity" if sanity is not None else "validate" if stage == "validation" else "test"
+        training = {m: m.training for m in self._module.modules()}
+        self._metrics.begin_stage(log_stage, dataloaders=len(self.loaders))
+        getattr(self._module, f"on_{stage}_model_eval")()
+        with _without_gradients(self._inference_mode):
+            hooks.call(f"on_{stage}_start")
+            hooks.call(f"on_{stage}_epoch_start")
+            for index, loader in enumerate(self.loaders):
+                self._run_loader(index, loader, steps, sanity)
+            hooks.call(f"on_{stage}_epoch_end")
+            logged = self._metrics.end_stage(steps)
+            hooks.call(f"on_{stage}_end")
+        getattr(self._module, f"on_{stage}_model_train")()
+        for module, mode in training.items():  # what a user had frozen in evaluation mode stays so
+            module.training = mode
+        return logged
+
+    def _run_loader(self, index: int, loader: Batches, steps: int, sanity: int | None) -> None:
+        several = len(self.loaders) > 1
+        begin = self._hooks.of(f"on_{self.stage}_batch_start")
+        end = self._hooks.of(f"on_{self.stage}_batch_end")
+        for batch_idx, raw in enumerate(loader.iterate()):
+            if sanity is not None and batch_idx >= sanity:
+                break
+            batch = self._strategy.batch(self._module, raw, index)
+            self._metrics.begin_batch(batch, index)
+            where = (batch, batch_idx, index)
+            if begin:
+                self._hooks.call_all(begin, f"on_{self.stage}_batch_start", *where)
+            self._context.hook = f"{self.stage}_step"
+            with self._strategy.forward_context():
+                outputs = self._step(*(where if several else where[:2]))
+            self._context.hook = ""
+            if end:
+                self._hooks.call_all(end, f"on_{self.stage}_batch_end", outputs, *where)
+            self._metrics.end_batch(steps)
+            self._check()
+
+
+def _without_gradients(inference_mode: bool) -> AbstractContextManager[Any]:
+    return torch.inference_mode() if inference_mode else torch.no_grad()
