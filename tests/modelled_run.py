@@ -1,4 +1,4 @@
-"""A run on a modelled disk: it plans each of its moments, and the disk does what the plan says. For tests of plans."""
+"""A run on a modelled disk: it plans each of its moments, and the disk does what the plan says."""
 
 from __future__ import annotations
 
@@ -46,15 +46,14 @@ class Disk:
         """These are there as well."""
         self.records.update({r.id: r for r in records})
 
-    def apply(self, decided: Plan, progress: Progress, *, durable: int | None = None) -> list[str]:
-        """Carry out a plan, of whose saves only the first ``durable`` succeed. Returns the ids of the new ones."""
+    def apply(self, decided: Plan, progress: Progress, *, durable: int | None = None) -> None:
+        """Carry out a plan, of whose saves only the first ``durable`` succeed."""
         for amend in decided.amends:
             self._amend(amend, decided.evict)
         new = [self._save(save, progress, decided.evict) for save in decided.saves[:durable]]
         if len(new) == len(decided.saves):
             for id in decided.evict:
                 self.records.pop(id, None)
-        return new
 
     def _amend(self, amend: Amend, going: Collection[str]) -> None:
         record = self.records[amend.id]
@@ -105,7 +104,7 @@ class Training:
 
     policies: Sequence[Policy]
     disk: Disk = field(default_factory=Disk)
-    progress: Progress = Progress()
+    progress: Progress = field(default_factory=Progress)
     metrics: dict[str, Score] = field(default_factory=dict)
     tallies: Mapping[str, Tally] = field(default_factory=dict)
     protected: dict[str, str] = field(default_factory=dict)

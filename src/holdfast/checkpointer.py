@@ -17,7 +17,8 @@ import torch
 from holdfast import sources
 from holdfast.catalog import runs
 from holdfast.catalog.folder import Folder
-from holdfast.engine.engine import Captured, Engine, SaveFailedWarning
+from holdfast.engine.engine import Engine, SaveFailedWarning
+from holdfast.engine.job import Captured
 from holdfast.errors import ConfigError, SaveFailed
 from holdfast.formats import lightning
 from holdfast.log import logger

@@ -6,6 +6,14 @@ import math
 from dataclasses import replace
 
 import pytest
+
+from holdfast.policy.plan import BY_HAND, Amend, Policy, Save
+from holdfast.policy.values import Event, Progress, Record, Request, Score, Tally
+from holdfast.policy.what import full, weights_only
+from holdfast.policy.when import at, every, never
+from holdfast.policy.where import Where
+from holdfast.policy.which import Which, best, everything, last, nothing, pinned
+from holdfast.policy.which import every as every_steps
 from modelled_run import (
     BATCH,
     EPOCH,
@@ -21,14 +29,6 @@ from modelled_run import (
     on_disk,
     rules,
 )
-
-from holdfast.policy.plan import BY_HAND, Amend, Policy, Save
-from holdfast.policy.values import Event, Progress, Record, Request, Score, Tally
-from holdfast.policy.what import full, weights_only
-from holdfast.policy.when import at, every, never
-from holdfast.policy.where import Where
-from holdfast.policy.which import Which, best, everything, last, nothing, pinned
-from holdfast.policy.which import every as every_steps
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_a_request_does_not_put_off_the_next_trigger() -> None:
 
 
 def test_all_policies_with_one_what_share_one_write() -> None:
-    """I7: four policies, two Whats, two files, own names before aliases; a second look at the step writes none."""
+    """I7: four policies, two Whats, two files, own names before aliases; a second look writes none."""
     training = Training(
         [
             newest(),
@@ -212,7 +212,7 @@ def test_a_step_on_disk_with_other_content_is_written() -> None:
 
 
 def test_a_late_score_is_added_to_the_step_on_disk() -> None:
-    """The validation of a step that was saved already writes a line, not a file; a second one writes nothing."""
+    """The validation of a step that was saved already writes a line, not a file."""
     training = Training([rules(best(1, "loss") | last(1)), newest()])
     training.save(10)
     decided = training.at(10, loss=0.5).happen(VALIDATION)
@@ -223,7 +223,7 @@ def test_a_late_score_is_added_to_the_step_on_disk() -> None:
 
 @pytest.mark.parametrize(("score", "left"), [(0.9, ["a", "#1"]), (0.1, ["#1"]), (0.5, ["a", "#1"])])
 def test_a_late_score_changes_the_ranks(score: float, left: list[str]) -> None:
-    """What the rules would have let go with the score known from the start goes now; of equals the older stays."""
+    """What would have gone with the score known from the start goes now; of equals the older stays."""
     training = Training([rules(best(1, "loss") | last(1))])
     training.disk.put(on_disk("a", 5, scores={"loss": 0.5}))
     training.save(10)

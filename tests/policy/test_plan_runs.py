@@ -1,4 +1,4 @@
-"""What holds for every plan: runs of random events on a modelled disk, with saves that fail; and plans as JSON."""
+"""What holds for every plan: random runs on a modelled disk, with saves that fail; and plans as JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from dataclasses import replace
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from modelled_run import BATCH, EPOCH, FIT, RUN, SIGNAL, TIME, VALIDATION, Disk, Training, by_hand, on_disk
 
 from holdfast.policy.plan import BY_HAND, Amend, Plan, Policy, Save, from_json, horizon, plan, to_json
 from holdfast.policy.values import Event, Moment, Progress, Record, Score, Tally
@@ -18,6 +17,7 @@ from holdfast.policy.when import When, at, every, never
 from holdfast.policy.where import Where
 from holdfast.policy.which import Which, best, everything, last, nothing, pinned
 from holdfast.policy.which import every as every_steps
+from modelled_run import BATCH, EPOCH, FIT, RUN, SIGNAL, TIME, VALIDATION, Disk, Training, by_hand, on_disk
 
 small = st.integers(1, 4)
 whens = st.lists(
@@ -202,7 +202,7 @@ def test_whatever_happens_no_plan_loses_what_the_rules_keep(
     failures: list[int | None],
     rng: random.Random,
 ) -> None:
-    """I2, I5, I7, I9 and the words of the rules, in every state of a folder shared with other runs and files."""
+    """I2, I5, I7, I9 and the words of the rules, in a folder shared with other runs and files."""
     disk = Disk(foreign={"best-v1.ckpt", "epoch=0-v1.ckpt"})
     disk.put(
         on_disk("theirs", 3, "last.ckpt", run="other", run_ordinal=-1),

@@ -127,8 +127,9 @@ class Manifest:
             ManifestError: It is not JSON of this schema, of a later format, or contradicts itself.
         """
         data = _parse(raw)
-        if data.get("format") != FORMAT:
-            raise ManifestError(f"format {data.get('format')!r} is not {FORMAT}, the one this version reads")
+        known = data.get("format")
+        if type(known) is not int or known != FORMAT:
+            raise ManifestError(f"format {known!r:.80} is not {FORMAT}, the one this version reads")
         try:
             manifest = cls(
                 id=_id(data["id"]),

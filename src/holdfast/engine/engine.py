@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import platform
-import secrets
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from typing import Any, Literal
 
-import torch
-
-from holdfast._version import __version__
 from holdfast.catalog import publish as publishing
 from holdfast.catalog import records, resolve
 from holdfast.catalog.folder import Folder
-from holdfast.catalog.manifest import Manifest
 from holdfast.catalog.runs import Run
-from holdfast.engine import archive, snapshot, statetree
 from holdfast.engine.commit import commit, withdraw, words
 from holdfast.engine.group import Group, Solo
+from holdfast.engine.job import Capture, Job, prepare
 from holdfast.engine.writer import Ticket, Writer
 from holdfast.errors import ConfigError, HoldfastError, RankError, SaveFailed, StoreError
 from holdfast.policy import plan as planning
 from holdfast.policy.plan import Plan, Policy, Save
 from holdfast.policy.values import Event, Moment, Progress, Record, Tally
-from holdfast.policy.what import What
 
 _BARE_STEP = frozenset({Event.BATCH_END})
 _FAILURES_IN_A_ROW = 3
@@ -36,43 +28,6 @@ _FAILURES_IN_A_ROW = 3
 
 class SaveFailedWarning(UserWarning):
     """A save in the background failed; training goes on, and the next trigger tries again."""
-
-
-class OpaqueStateWarning(UserWarning):
-    """A checkpoint holds values that the safe loader does not give back."""
-
-
-@dataclass(frozen=True)
-class Captured:
-    """The state of one step, arranged as the file is to hold it. Tensors are lent, not copied.
-
-    Args:
-        root: The whole state.
-        places: Part name to its path in ``root``.
-        frozen: Dotted names, beginning with the part's, of the model's parameters that are not trained.
-        groups: Part name of an optimizer to the parameter names of each of its groups.
-    """
-
-    root: Any
-    places: Mapping[str, tuple[str | int, ...]]
-    frozen: frozenset[str] = frozenset()
-    groups: Mapping[str, Sequence[Sequence[str]]] | None = None
-
-
-    def name(self, path: tuple[Any, ...]) -> str:
-        """The dotted name of a path in ``root``: by its part, where it is in one."""
-        for end in range(len(path), 0, -1):
-            part = self._parts.get(path[:end])
-            if part is not None:
-                return statetree.dotted((part, *path[end:]))
-        return statetree.dotted(path)
-
-    @cached_property
-    def _parts(self) -> dict[tuple[Any, ...], str]:
-        return {place: part for part, place in self.places.items()}
-
-
-Capture = Callable[[What], Captured]
 
 
 class Engine:
@@ -257,61 +212,34 @@ class Engine:
             return {}
         return {source.id: "the run went on from it"}
 
-    def _prepare(self, save: Save, moment: Moment) -> _Job | None:
+    def _prepare(self, save: Save, moment: Moment) -> tuple[Save, Job] | None:
         """Capture the state, on every rank; when it returns, training may go on. Rank 0 has something to write."""
         captured = self._capture(save.what)
         if self._group.rank != 0:
             return None
-        tree = statetree.take_apart(
-            captured.root,
-            keep=lambda name, _: save.what.wants(name, trainable=name not in captured.frozen),
-            name=captured.name,
-        )
-        taken = snapshot.take(tree)
-        self._warn_of_opaque(taken)
         self._sequence += 1
-        manifest = Manifest(
-            id=secrets.token_hex(16),
+        job = prepare(
+            captured,
+            save.what,
+            moment,
             run=self.run.ref,
             sequence=self._sequence,
-            progress=moment.progress,
-            metrics=dict(moment.metrics),
-            parts=captured.places,
-            what=str(save.what),
+            tallies=self.tallies,
             policies=save.policies,
             reason=save.reason,
             label=save.label,
-            tallies=self.tallies,
-            saved_at=time.time(),
-            groups=captured.groups or {},
-            versions={
-                "holdfast": __version__,
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-            },
+            warned=self._warned,
         )
-        return _Job(save, taken, manifest)
+        return save, job
 
-    def _warn_of_opaque(self, taken: snapshot.Snapshot) -> None:
-        """Say once of each path that the safe loader will not give it back, or nobody will."""
-        for paths, fate in (
-            (taken.opaque, "saved, and given back only by a load that trusts the file"),
-            (taken.lost, "not saved, for they cannot be pickled"),
-        ):
-            new = [path for path in paths if path not in self._warned]
-            self._warned.update(new)
-            if new:
-                text = f"These values are neither plain nor tensors: {', '.join(new)}. They are {fate}."
-                warnings.warn(f"{text} Keep plain values in the state instead.", OpaqueStateWarning, stacklevel=6)
-
-    def _save(self, decided: Plan, jobs: Sequence[_Job], progress: Progress, key: str) -> Record | None:
+    def _save(self, decided: Plan, jobs: Sequence[tuple[Save, Job]], progress: Progress, key: str) -> Record | None:
         """On the writer thread: write, commit, evict. Every failure becomes a ``SaveFailed`` with its four parts."""
-        name = jobs[0].save.names[0] if jobs else f"of step {progress.steps}"
+        name = jobs[0][0].names[0] if jobs else f"of step {progress.steps}"
         sinks: list[Any] = []
 
         def write() -> None:
-            for job in jobs:
-                job.write(self.folder, sinks)
+            for save, job in jobs:
+                job.write(self.folder.store, save.names[0], sinks)
 
         try:
             outcome = commit(
@@ -327,16 +255,16 @@ class Engine:
         saved = [replace(records.from_json(r), names=tuple(r["names"])) for r in outcome["records"]]
         return saved[0] if saved else None
 
-    def _publish(self, decided: Plan, jobs: Sequence[_Job], sinks: Sequence[Any]) -> dict[str, Any]:
+    def _publish(self, decided: Plan, jobs: Sequence[tuple[Save, Job]], sinks: Sequence[Any]) -> dict[str, Any]:
         """Rank 0: the commit point of each file, then what may go. Evictions wait for a flawless publish."""
         troubles: list[HoldfastError] = []
         published: list[Record] = []
         evicted: tuple[str, ...] = ()
         with self.folder.exclusive():
             publishing.amend(self.folder, decided.amends)
-            for job, sink in zip(jobs, sinks, strict=True):
+            for (save, job), sink in zip(jobs, sinks, strict=True):
                 done = publishing.publish(
-                    self.folder, sink, job.save, job.written, bytes=job.bytes, going=decided.evict
+                    self.folder, sink, save, job.manifest, bytes=job.bytes, going=decided.evict
                 )
                 troubles += done.troubles
                 published.append(done.record)
@@ -345,7 +273,7 @@ class Engine:
                 evicted = publishing.evict(self.folder, decided.evict, self.run.ref.id)
         for trouble in troubles:
             warnings.warn(f"After '{published[0].names[0]}' was saved: {trouble}", SaveFailedWarning, stacklevel=2)
-        for job, record in zip(jobs, published, strict=True):
+        for (_, job), record in zip(jobs, published, strict=True):
             seconds = time.perf_counter() - job.begun
             self._report(_line(record, seconds, evicted))
         return {"records": [{**records.to_json(r), "names": list(r.names)} for r in published]}
@@ -373,31 +301,6 @@ class Engine:
             return resolve.newest_good(self.folder.scan().records)
         except StoreError as error:
             return f"What else the folder holds cannot be read now: {error.what}"
-
-
-@dataclass
-class _Job:
-    """One file on its way from snapshot to store."""
-
-    save: Save
-    snapshot: snapshot.Snapshot | None
-    manifest: Manifest
-    bytes: int = 0
-
-    def __post_init__(self) -> None:
-        self.begun = time.perf_counter()
-        self.written = self.manifest
-
-    def write(self, folder: Folder, sinks: list[Any]) -> None:
-        """Lay out, write and sync; the sink is published later."""
-        assert self.snapshot is not None, "a job is written once"
-        laid_out = archive.lay_out(self.snapshot, self.manifest)
-        self.bytes = laid_out.bytes
-        sink = folder.store.create(self.save.names[0], owner=self.manifest.run.id, size=self.bytes)
-        sinks.append(sink)
-        self.written = archive.write(laid_out, sink)
-        sink.sync()
-        self.snapshot = None  # the copy's memory is free from here on
 
 
 def _line(record: Record, seconds: float, evicted: Sequence[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import zlib
 from collections import Counter, OrderedDict
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -14,11 +14,14 @@ from holdfast.catalog import layout
 from holdfast.catalog.manifest import EntryInfo, Manifest
 from holdfast.catalog.verify import Damage, check_structure, describe, read_manifest
 from holdfast.engine import plain, unpickling
-from holdfast.engine.statetree import TensorRef, at, put_together, references, spelled
+from holdfast.engine.statetree import TensorRef, at, dotted, put_together, references, spelled
 from holdfast.errors import ConfigError, Corrupt, Foreign, Incompatible, NotFound, StoreError
 from holdfast.store import Reader
 
 _CHUNK = 8 * 2**20
+
+Location = torch.device | str | None | Callable[[torch.UntypedStorage, str], torch.UntypedStorage]
+"""Where tensors go; ``CheckpointFile.whole`` says how."""
 
 
 class CheckpointFile:
@@ -66,13 +69,34 @@ class CheckpointFile:
 
     def parts(self, names: Collection[str], *, location: torch.device | str | None = "cpu") -> dict[str, Any]:
         """Several parts; tensors that share memory between them still do."""
-        found = {name: self._piece(name) for name in names}
-        wanted = {ref.storage: ref.location for ref in references(found)}
-        storages = self._read_storages(wanted)
-        for key, saved_from in wanted.items():
-            storages[key] = self._moved(storages[key], saved_from if location is None else str(location))
-        filled = put_together(found, lambda ref: ref.over(storages[ref.storage]))
-        return {name: self._exact(filled[name], self.manifest.parts[name]) for name in found}
+        filled = self._filled({name: self._piece(name) for name in names}, location)
+        return {name: self._exact(filled[name], self.manifest.parts[name]) for name in filled}
+
+    def whole(
+        self,
+        *,
+        keys: Collection[str] | None = None,
+        location: Location = "cpu",
+        opaque: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """The dictionary that the file holds, by the keys that other readers see too, every byte of it checked.
+
+        Args:
+            keys: The keys to read, of those that it has; None for all.
+            location: The device that tensors go to; None for the one they were saved from; or what moves a storage,
+                given it (in host memory) and the name of the device it was saved from.
+            opaque: Values to put where the file has ones that are not plain, by dotted path, as ``opaque`` gives them;
+                without, there is None.
+
+        Raises:
+            Corrupt: A storage of it is damaged; the sentence names its tensors and both checksums.
+            Incompatible: This machine lacks the device, or the file holds something else than a dictionary.
+        """
+        if not isinstance(self._root, dict):
+            raise Incompatible(f"holds a {type(self._root).__name__}, not a dictionary.", checkpoint=self.name)
+        wanted = self._root if keys is None else {key: self._root[key] for key in keys if key in self._root}
+        found: dict[str, Any] = self._exact(self._filled(wanted, location), ())
+        return self._with_opaque(found, (), opaque) if opaque else found
 
     def opaque(self) -> dict[str, Any]:
         """The values that are not plain, by dotted path. Unpickles them: code in the file runs.
@@ -83,6 +107,37 @@ class CheckpointFile:
             return {}
         pickles = pickle.loads(self._read(self._entries[layout.OPAQUE_ENTRY]))  # noqa: S301 # asked for in so many words
         return {path: pickle.loads(value) for path, value in pickles.items()}  # noqa: S301
+
+    def _filled(self, tree: dict[str, Any], location: Location) -> dict[str, Any]:
+        """A tree with its tensors, over storages that were read, checked and moved."""
+        wanted = {ref.storage: ref.location for ref in references(tree)}
+        storages = self._read_storages(wanted)
+        for key, saved_from in wanted.items():
+            if callable(location):
+                storages[key] = location(storages[key], saved_from)
+            else:
+                storages[key] = self._moved(storages[key], saved_from if location is None else str(location))
+        filled: dict[str, Any] = put_together(tree, lambda ref: ref.over(storages[ref.storage]))
+        return filled
+
+    def _with_opaque(self, value: Any, path: tuple[Any, ...], opaque: Mapping[str, Any]) -> Any:
+        name = self._name(path)
+        if name in opaque:
+            return opaque[name]
+        if isinstance(value, dict):
+            for key in value:
+                value[key] = self._with_opaque(value[key], (*path, key), opaque)
+        elif type(value) in (list, tuple):
+            items = [self._with_opaque(item, (*path, i), opaque) for i, item in enumerate(value)]
+            value = type(value)(items)
+        return value
+
+    def _name(self, path: tuple[Any, ...]) -> str:
+        """The dotted name of a path, by its part where it is in one: what the manifest calls tensors and values."""
+        for part, place in self.manifest.parts.items():
+            if path[: len(place)] == place:
+                return dotted((part, *path[len(place) :]))
+        return dotted(path)
 
     def _piece(self, name: str) -> Any:
         if name not in self.manifest.parts:

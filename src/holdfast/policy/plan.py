@@ -155,7 +155,7 @@ def _due(
     due: dict[str, str] = {}
     scores = moment.scores()
     validated = Event.VALIDATION_END in moment.events
-    requests = [r for r in moment.requests if True]
+    requests = [r for r in moment.requests if r.event is not Event.MANUAL]
     for policy in policies:
         tally = tallies.get(policy.name, Tally())
         asked = next((r.reason for r in requests if r.policy in (None, policy.name)), None)

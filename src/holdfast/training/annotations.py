@@ -9,7 +9,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from enum import Enum
-from typing import Annotated, Any, Union
+from typing import Any, Union
 
 _NOTHING = inspect.Parameter.empty
 _NAMED = (
@@ -54,6 +54,11 @@ def init_parameters(cls: type) -> dict[str, InitParameter]:
     return found
 
 
+def is_dataclass_instance(value: Any) -> bool:
+    """Whether the value is of a dataclass, and not itself one."""
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
 def converted(parameter: InitParameter, value: Any) -> Any:
     """The value as the Enum or dataclass that the parameter names; the value itself where it names none.
 
@@ -76,7 +81,7 @@ def _described(parameter: inspect.Parameter, namespace: dict[str, Any]) -> InitP
         kind=parameter.kind,
         required=default is _NOTHING,
         hint=_resolved(parameter.annotation, namespace),
-        default_type=type(default) if isinstance(default, Enum) or dataclasses.is_dataclass(default) else None,
+        default_type=type(default) if isinstance(default, Enum) or is_dataclass_instance(default) else None,
     )
 
 
@@ -95,8 +100,6 @@ def _resolved(annotation: Any, namespace: dict[str, Any]) -> Any:
 
 def _as(hint: Any, value: Any) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Annotated:
-        return _as(arguments[0], value)
     if origin in (Union, types.UnionType):
         return _as_one_of(arguments, value)
     if origin is not None:
@@ -111,8 +114,9 @@ def _as(hint: Any, value: Any) -> Any:
 
 
 def _as_one_of(members: Sequence[Any], value: Any) -> Any:
-    if any(_takes(member, value) for member in members):
-        return value
+    taker = next((member for member in members if _takes(member, value)), None)
+    if taker is not None:
+        return _as(taker, value)
     refused: Exception | None = None
     for member in members:
         try:
@@ -128,9 +132,11 @@ def _as_one_of(members: Sequence[Any], value: Any) -> Any:
 
 
 def _takes(member: Any, value: Any) -> bool:
-    """Whether a plain value is one of ``member`` as it is."""
-    kind = typing.get_origin(member) or member
-    return type(value) is kind or (kind is float and type(value) is int)
+    """Whether a plain value is one of ``member`` as it is, or a container of that kind."""
+    origin = typing.get_origin(member)
+    if origin is not None:
+        return isinstance(origin, type) and isinstance(value, origin)
+    return type(value) is member or (member is float and type(value) is int)
 
 
 def _as_container(origin: Any, arguments: Sequence[Any], value: Any) -> Any:

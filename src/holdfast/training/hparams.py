@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
-import types
+import sys
 import warnings
 from argparse import Namespace
 from collections import OrderedDict, defaultdict
@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from holdfast.errors import ConfigError
-from holdfast.training.annotations import converted, init_parameters
+from holdfast.training.annotations import converted, init_parameters, is_dataclass_instance
 
 NAMESPACE = "argparse.Namespace"
 """What a checkpoint says of hyperparameters that were one ``Namespace`` argument."""
@@ -98,8 +98,7 @@ class HyperparametersMixin:
             ConfigError: No ``__init__`` of this object is running and no object was given; a name is none of its
                 arguments; an argument cannot be copied; or ``args`` is none of the above.
         """
-        caller = frame or inspect.currentframe()
-        running = [f for f in _frames(caller) if _builds(f, self)]
+        running = [f for f in _frames(frame or sys._getframe(1)) if _builds(f, self)]
         ignored = {ignore} if isinstance(ignore, str) else set(ignore or ())
         arguments = _arguments(self, running, ignored)
         given = [arg for arg in args if not isinstance(arg, str)]
@@ -178,7 +177,7 @@ def exact(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
         except (TypeError, ValueError) as error:
             raise ConfigError(
                 f"The argument '{name}' of {cls.__qualname__} cannot be made from {value!r:.80}: {error}.",
-                remedy=f"Pass it as a keyword argument: {name}=....",
+                remedy="Pass it as a keyword argument instead.",
             ) from error
     return made
 
@@ -239,7 +238,7 @@ def _items(given: Any, *, alone: bool) -> dict[str, Any]:
         return dict(vars(given))
     if isinstance(given, Mapping):
         return dict(given)
-    if dataclasses.is_dataclass(given) and not isinstance(given, type):
+    if is_dataclass_instance(given):
         return {f.name: getattr(given, f.name) for f in dataclasses.fields(given)}
     raise ConfigError(
         f"save_hyperparameters() takes names of arguments, or one dict, Namespace or dataclass, not {given!r:.80}."
@@ -259,10 +258,10 @@ def _copied(name: str, value: Any) -> Any:
 def _plain(value: Any) -> Any:
     if isinstance(value, Enum):
         return _plain(value.value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    if is_dataclass_instance(value):
         return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     kind = type(value)
-    if kind in (dict, AttributeDict, types.MappingProxyType):
+    if kind in (dict, AttributeDict):
         return {_plain(key): _plain(item) for key, item in value.items()}
     if kind is OrderedDict:
         return OrderedDict((_plain(key), _plain(item)) for key, item in value.items())

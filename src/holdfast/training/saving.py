@@ -16,7 +16,8 @@ from holdfast.callbacks.model_checkpoint import ModelCheckpoint
 from holdfast.catalog import publish as publishing
 from holdfast.catalog import runs
 from holdfast.catalog.folder import Folder
-from holdfast.engine.engine import Captured, Engine
+from holdfast.engine.engine import Engine
+from holdfast.engine.job import Captured
 from holdfast.errors import ConfigError, HoldfastError, SaveFailed
 from holdfast.log import logger
 from holdfast.policy.plan import Policy

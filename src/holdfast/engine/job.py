@@ -1,0 +1,159 @@
+"""One checkpoint file on its way: the state captured, copied, laid out, written under a temporary name, synced.
+
+What it is called, and whether it is published, others decide.
+"""
+
+from __future__ import annotations
+
+import platform
+import secrets
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from holdfast._version import __version__
+from holdfast.catalog.manifest import Manifest, RunRef
+from holdfast.engine import archive, snapshot, statetree
+from holdfast.policy.values import Moment, Tally
+from holdfast.policy.what import What
+from holdfast.store import Sink, Store
+
+
+class OpaqueStateWarning(UserWarning):
+    """A checkpoint holds values that the safe loader does not give back."""
+
+
+@dataclass(frozen=True)
+class Captured:
+    """The state of one step, arranged as the file is to hold it. Tensors are lent, not copied.
+
+    Args:
+        root: The whole state.
+        places: Part name to its path in ``root``.
+        frozen: Dotted names, beginning with the part's, of the model's parameters that are not trained.
+        groups: Part name of an optimizer to the parameter names of each of its groups.
+    """
+
+    root: Any
+    places: Mapping[str, tuple[str | int, ...]]
+    frozen: frozenset[str] = frozenset()
+    groups: Mapping[str, Sequence[Sequence[str]]] | None = None
+
+    def name(self, path: tuple[Any, ...]) -> str:
+        """The dotted name of a path in ``root``: by its part, where it is in one."""
+        for end in range(len(path), 0, -1):
+            part = self._parts.get(path[:end])
+            if part is not None:
+                return statetree.dotted((part, *path[end:]))
+        return statetree.dotted(path)
+
+    @cached_property
+    def _parts(self) -> dict[tuple[Any, ...], str]:
+        return {place: part for part, place in self.places.items()}
+
+
+Capture = Callable[[What], Captured]
+
+
+class Job:
+    """One file, from its snapshot to its synced bytes.
+
+    Args:
+        taken: The snapshot; its memory is free once it is written.
+        manifest: What the file holds, but for its bytes.
+    """
+
+    def __init__(self, taken: snapshot.Snapshot, manifest: Manifest) -> None:
+        self._taken: snapshot.Snapshot | None = taken
+        self.manifest = manifest
+        self.bytes = 0
+        self.begun = time.perf_counter()
+
+    def write(self, store: Store, name: str, sinks: list[Sink]) -> None:
+        """Lay out, write and sync; the sink, which is to be published or discarded later, is added to ``sinks``.
+
+        Raises:
+            StoreError: A write failed.
+        """
+        assert self._taken is not None, "a job is written once"
+        laid_out = archive.lay_out(self._taken, self.manifest)
+        self.bytes = laid_out.bytes
+        sink = store.create(name, owner=self.manifest.run.id, size=self.bytes)
+        sinks.append(sink)
+        self.manifest = archive.write(laid_out, sink)
+        sink.sync()
+        self._taken = None
+
+
+def prepare(
+    captured: Captured,
+    what: What,
+    moment: Moment,
+    *,
+    run: RunRef,
+    sequence: int,
+    tallies: Mapping[str, Tally],
+    policies: tuple[str, ...] = (),
+    reason: str = "",
+    label: str | None = None,
+    warned: set[str] | None = None,
+) -> Job:
+    """Copy a state; when it returns, training may go on.
+
+    Args:
+        captured: The state.
+        what: What of it is kept.
+        moment: The step.
+        run: Whose checkpoint it is.
+        sequence: Its place in the run.
+        tallies: What each policy remembers.
+        policies: Who wants it.
+        reason: Why.
+        label: The user's name for it.
+        warned: Paths of values that are not plain that the user has been told of; added to.
+
+    Raises:
+        ConfigError: The state holds a tensor that no checkpoint can hold.
+    """
+    tree = statetree.take_apart(
+        captured.root,
+        keep=lambda name, _: what.wants(name, trainable=name not in captured.frozen),
+        name=captured.name,
+    )
+    taken = snapshot.take(tree)
+    _warn_of_opaque(taken, set() if warned is None else warned)
+    manifest = Manifest(
+        id=secrets.token_hex(16),
+        run=run,
+        sequence=sequence,
+        progress=moment.progress,
+        metrics=dict(moment.metrics),
+        parts=captured.places,
+        what=str(what),
+        policies=policies,
+        reason=reason,
+        label=label,
+        tallies=tallies,
+        saved_at=time.time(),
+        groups=captured.groups or {},
+        versions={"holdfast": __version__, "torch": torch.__version__, "python": platform.python_version()},
+    )
+    return Job(taken, replace(manifest))
+
+
+def _warn_of_opaque(taken: snapshot.Snapshot, warned: set[str]) -> None:
+    """Say once of each path that the safe loader will not give it back, or nobody will."""
+    for paths, fate in (
+        (taken.opaque, "saved, and given back only by a load that trusts the file"),
+        (taken.lost, "not saved, for they cannot be pickled"),
+    ):
+        new = [path for path in paths if path not in warned]
+        warned.update(new)
+        if new:
+            text = f"These values are neither plain nor tensors: {', '.join(new)}. They are {fate}."
+            warnings.warn(f"{text} Keep plain values in the state instead.", OpaqueStateWarning, stacklevel=6)

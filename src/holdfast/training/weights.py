@@ -1,0 +1,138 @@
+"""Put the weights of a checkpoint into a module, and say what fits and what does not. Reads no file."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from holdfast.errors import Incompatible
+from holdfast.log import logger
+
+_SHOWN = 10
+
+
+def load_weights(module: nn.Module, state: Mapping[str, Any], *, strict: bool, checkpoint: str, remedy: str = "") -> None:
+    """Load a state dict.
+
+    Keys that match but for ``_orig_mod.`` (a compiled module) or ``module.`` (a wrapped one), on either side, are
+    matched, and that is said.
+
+    Args:
+        module: What to load into.
+        state: Its state dict; not changed.
+        strict: Whether all keys must be there, and no others. Otherwise one line says how many were loaded.
+        checkpoint: Its name, for an error.
+        remedy: What else may help where keys are missing.
+
+    Raises:
+        Incompatible: Keys are missing or left over (``strict``), shapes differ, or nothing at all fits; all of it in
+            one error.
+    """
+    own = module.state_dict()
+    renamed = _renamed(state, own, module)
+    if not strict:
+        _require_some(own, renamed, checkpoint)
+    try:
+        outcome = module.load_state_dict(renamed, strict=strict)
+    except RuntimeError as error:  # how torch reports what does not fit
+        others = ", or load what fits with strict=False." if strict else "."
+        raise Incompatible(
+            f"does not fit {type(module).__qualname__}: {_differences(own, renamed, strict=strict) or error}.",
+            checkpoint=checkpoint,
+            good="The checkpoint is as it was.",
+            remedy=remedy or f"Build the module as when it was saved{others}",
+        ) from error
+    if not strict:
+        _report(own, outcome, type(module).__qualname__, checkpoint)
+
+
+def _report(own: Mapping[str, Any], outcome: Any, name: str, checkpoint: str) -> None:
+    """One line on a load that need not be complete. A module's own ``load_state_dict`` may tell nothing."""
+    missing: list[str] = list(getattr(outcome, "missing_keys", ()))
+    unused: list[str] = list(getattr(outcome, "unexpected_keys", ()))
+    tensors = {key for key, value in own.items() if isinstance(value, torch.Tensor)}
+    lacking = f"; not in the checkpoint: {_listed(missing)}" if missing else ""
+    left = f"; not in the module: {_listed(unused)}" if unused else ""
+    loaded = len(tensors.difference(missing))
+    logger.info(
+        "loaded %s of the %s tensors of %s from '%s'%s%s", loaded, len(tensors), name, checkpoint, lacking, left
+    )
+
+
+def _require_some(own: Mapping[str, Any], state: Mapping[str, Any], checkpoint: str) -> None:
+    if own and not own.keys() & state.keys():
+        raise Incompatible(
+            f"holds none of the module's {len(own):,} tensors: nothing would be loaded.",
+            checkpoint=checkpoint,
+            good="The checkpoint is as it was.",
+            remedy=f"It holds {_listed(state) or 'nothing'}; the module has {_listed(own)}. Rename the keys in "
+            "on_load_checkpoint, or load another checkpoint.",
+        )
+
+
+def _differences(own: Mapping[str, Any], state: Mapping[str, Any], *, strict: bool) -> str:
+    missing = [key for key in own if key not in state] if strict else []
+    unused = [key for key in state if key not in own] if strict else []
+    other = [
+        f"{key} ({list(state[key].shape)} there, {list(value.shape)} here)"
+        for key, value in own.items()
+        if isinstance(value, torch.Tensor)
+        and isinstance(state.get(key), torch.Tensor)
+        and value.shape != state[key].shape
+    ]
+    found = (("missing", missing), ("not in the module", unused), ("of another shape", other))
+    return "; ".join(f"{what}: {_listed(keys)}" for what, keys in found if keys)
+
+
+def _listed(keys: Iterable[str]) -> str:
+    names = list(keys)
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _renamed(state: Mapping[str, Any], own: Mapping[str, Any], module: nn.Module) -> OrderedDict[str, Any]:
+    """The state under the module's own keys, as far as they differ by the names of wrappers alone."""
+    names = _matched(state, own)
+    renamed = OrderedDict((names.get(key, key), value) for key, value in state.items())
+    metadata = getattr(state, "_metadata", None)
+    if metadata is not None:
+        # The versions of submodules, by their names: load_state_dict looks there.
+        places = _matched(metadata, [name for name, _ in module.named_modules(remove_duplicate=False)])
+        renamed._metadata = {places.get(name, name): value for name, value in metadata.items()}  # type: ignore[attr-defined]
+    if names:
+        before, after = next(iter(names.items()))
+        logger.info(
+            "matched %s of %s keys but for _orig_mod. and module., such as '%s' with '%s'",
+            f"{len(names):,}",
+            f"{len(state):,}",
+            before,
+            after,
+        )
+    return renamed
+
+
+def _matched(there: Iterable[str], here: Iterable[str]) -> dict[str, str]:
+    """Names there to names here, for those that are equal but for a wrapper's, where that leaves no choice."""
+    known, met = dict.fromkeys(here), dict.fromkeys(there)
+    wanted, offered = _by_bare_name(known, met), _by_bare_name(met, known)
+    return {
+        names[0]: wanted[bare][0]
+        for bare, names in offered.items()
+        if len(names) == 1 and len(wanted.get(bare, ())) == 1
+    }
+
+
+def _by_bare_name(names: Iterable[str], but: Mapping[str, None]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name in names:
+        if name not in but:
+            found.setdefault(_bare(name), []).append(name)
+    return found
+
+
+def _bare(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in ("_orig_mod", "module"))
