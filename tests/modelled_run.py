@@ -108,6 +108,7 @@ class Training:
     metrics: dict[str, Score] = field(default_factory=dict)
     tallies: Mapping[str, Tally] = field(default_factory=dict)
     protected: dict[str, str] = field(default_factory=dict)
+    abandoned: set[str] = field(default_factory=set)
 
     def moment(self, *events: Event, follows: bool = False, requests: Sequence[Request] = ()) -> Moment:
         """This step, now."""
@@ -126,6 +127,7 @@ class Training:
             records=records,
             run=RUN,
             protected=self.protected,
+            abandoned=self.abandoned,
             taken=taken,
         )
 
@@ -158,9 +160,7 @@ class Training:
         return self
 
 
-def rules(
-    which: Which, when: When = ALWAYS, *, what: What = full, template: str = "{epoch}-{step}"
-) -> Policy:
+def rules(which: Which, when: When = ALWAYS, *, what: What = full, template: str = "{epoch}-{step}") -> Policy:
     """The policy of the user's rules."""
     return Policy("rules", when, which, what, Where(template))
 

@@ -31,6 +31,11 @@ if TYPE_CHECKING:
     from holdfast.store import MemoryStore
 
 _HOMES = {
+    "holdfast.training.trainer": ("Trainer",),
+    "holdfast.training.module": ("LightningModule",),
+    "holdfast.training.datamodule": ("LightningDataModule",),
+    "holdfast.callbacks.callback": ("Callback",),
+    "holdfast.seed": ("seed_everything",),
     "holdfast.checkpointer": ("Checkpointer",),
     "holdfast.policy.when": ("every", "at", "never"),
     "holdfast.policy.which": ("best", "last", "everything", "nothing", "pinned"),

@@ -252,11 +252,14 @@ class Checkpointer:
             SaveFailed: It was not saved.
         """
         engine = self._ready()
+        before = self._folder.scan().names
         reason = "by hand" if label is None else f"by hand: {label}"
         engine.consider(self._moment(Event.MANUAL, requests=(Request(reason, Event.MANUAL, label=label),)))
         engine.settle(manual=True)
-        own = [r for r in self._folder.scan().of_run(engine.run.ref.id) if r.progress == self.progress and BY_HAND in r.policies]
-        return self._path(own[-1].names[0])
+        own = self._folder.scan().of_run(engine.run.ref.id)
+        saved = [r for r in own if r.progress == self.progress and BY_HAND in r.policies][-1]
+        new = [name for name in saved.names if name not in before]
+        return self._path((new or saved.names)[0])
 
     def load(
         self,

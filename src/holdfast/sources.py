@@ -131,7 +131,8 @@ def _find(home: Folder, source: str | os.PathLike[str], which: Which) -> tuple[F
     if os.path.isdir(text):  # noqa: PTH112  # Path's own raises for some paths that nothing can be at
         remedy = "Name a checkpoint in it, such as its last.ckpt."
         raise NotFound("is a folder, not a checkpoint.", checkpoint=text, remedy=remedy)
-    name = text if listing.by_name(text) else _name_inside(home.store.root, text)
+    bare = os.sep not in text and not os.path.lexists(text)
+    name = text if bare or listing.by_name(text) else _name_inside(home.store.root, text)
     if name is not None:
         return home, resolve.named(home.store, name, listing)
     folder = Folder(LocalStore(Path(text).absolute().parent))

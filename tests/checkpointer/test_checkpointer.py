@@ -153,8 +153,8 @@ def test_lists_and_dicts_are_filled_in_place_and_saved_as_they_were(tmp_path):
         history[1]["deep"].append("after")
         history.append("after")
         notes.clear()
-        raise_after = ckpt.load("last")
-    assert raise_after == {**raise_after, "history": [1, {"deep": [2.5]}], "notes": {"words": "before", "gone": 1}}
+        saved = ckpt.load("last")
+    assert saved == {**saved, "history": [1, {"deep": [2.5]}], "notes": {"words": "before", "gone": 1}}
     there, words = ["something"], {"else": 0}
     with Checkpointer(tmp_path, when=every(steps=1)) as ckpt:
         ckpt.resume(history=there, notes=words)
@@ -201,9 +201,10 @@ def test_a_metric_measured_late_ranks_the_step_that_was_saved_already(tmp_path):
         ckpt.resume(model=torch.nn.Linear(1, 1))
         for score in (0.3, 0.2, 0.9):
             ckpt.step()
+            ckpt.load("last")  # waits for the save
             inodes = {path.stat().st_ino for path in tmp_path.glob("*.ckpt")}
             ckpt.validated({"val_loss": score})
-            ckpt.load("last")  # waits for the save
+            ckpt.load("last")
             assert {path.stat().st_ino for path in tmp_path.glob("*.ckpt")} <= inodes
     assert [(r.progress.steps, r.scores) for r in listing(tmp_path).records] == [
         (2, {"val_loss": 0.2}),
@@ -464,9 +465,7 @@ def test_auto_counts_the_steps_of_a_file_of_which_nothing_is_left(three, caplog)
         (three / name).write_bytes(b"x" * 10)
     with Checkpointer(three, when=never()) as ckpt:
         assert ckpt.resume(model=torch.nn.Linear(1, 1, bias=False)).steps == 2
-    assert caplog.messages[-3].endswith("going on from 'epoch=0-step=2.ckpt': 1 steps are lost") or any(
-        line == "going on from 'epoch=0-step=2.ckpt': 1 steps are lost" for line in caplog.messages
-    )
+    assert "going on from 'epoch=0-step=2.ckpt': 1 steps are lost" in caplog.messages
 
 
 def test_auto_starts_afresh_where_nothing_is_whole_and_loses_no_file(three, caplog):
@@ -522,11 +521,10 @@ def backbone_and_head():
 def test_what_says_what_the_files_of_the_rules_hold_and_last_holds_all(what, parts, keys, tmp_path):
     """The light files are the rules'; `last.ckpt` is another file, and the only one a resume takes."""
     model, optimizer = backbone_and_head()
-    model(torch.randn(1, 3)) if False else None
     with Checkpointer(tmp_path, when=every(steps=1), which=last(1), what=what) as ckpt:
         ckpt.resume(model=model, optimizer=optimizer)
         ckpt.step()
-    light, whole = Checkpointer(tmp_path, when=never()).load("epoch=0-step=1.ckpt"), None
+    light = Checkpointer(tmp_path, when=never()).load("epoch=0-step=1.ckpt")
     assert set(light) == parts
     assert set(light["model"]) == keys
     whole = Checkpointer(tmp_path, when=never()).load("last")

@@ -1,4 +1,4 @@
-"""What README and docs name exists, what is public is named there, and docs/format.md says what is written."""
+"""What README and docs name exists, what is public is named there, and the format page says what is written."""
 
 from __future__ import annotations
 
@@ -85,9 +85,7 @@ def test_every_public_name_is_in_the_docs():
 def test_the_manifests_keys_are_those_of_the_format_page():
     """Each key of a manifest has its row, each row its key; so have the run's and the progress's."""
     rows = {quoted(key)[0]: text for key, _, text in table(FORMAT, "The manifest")}
-    manifest = json.loads(
-        Manifest(id="0" * 32, run=RunRef("1" * 32), sequence=1, progress=Progress()).to_bytes()
-    )
+    manifest = json.loads(Manifest(id="0" * 32, run=RunRef("1" * 32), sequence=1, progress=Progress()).to_bytes())
 
     assert set(manifest) == set(rows)
     assert set(manifest["run"]) == set(quoted(rows["run"]))
@@ -149,9 +147,7 @@ def keys_of(keyword: ast.keyword, tree: ast.Module) -> set[str]:
     if keyword.arg is not None:
         return {keyword.arg}
     name = ast.unparse(keyword.value)
-    assigned = [
-        n.value for n in ast.walk(tree) if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == name
-    ]
+    assigned = [n.value for n in ast.walk(tree) if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == name]
     (value,) = [v for v in assigned if isinstance(v, ast.Dict)]
     return {key.value for key in value.keys if isinstance(key, ast.Constant)}
 

@@ -52,9 +52,7 @@ def policies(draw: st.DrawFn) -> tuple[Policy, ...]:
         for i in range(draw(st.integers(1, 3)))
     ]
     if draw(st.integers(0, 3)):
-        alias = Policy(
-            "last", draw(st.one_of(st.just(chosen[0].when), whens)), last(1), full, Where(None, "last")
-        )
+        alias = Policy("last", draw(st.one_of(st.just(chosen[0].when), whens)), last(1), full, Where(None, "last"))
         chosen.insert(draw(st.integers(0, len(chosen))), alias)
     return tuple(chosen)
 
@@ -74,7 +72,7 @@ happenings = st.lists(
                 "fit over",
             ]
         ),
-        st.sampled_from(["by hand", "labelled", "signal", "clock", "pin", "protect"]),
+        st.sampled_from(["by hand", "labelled", "signal", "clock", "pin", "go back"]),
     ),
     max_size=25,
 )
@@ -123,7 +121,7 @@ class Checked(Training):
             assert known & {*record.policies}
         whats = [save.what for save in decided.saves]
         assert len(set(whats)) == len(whats)
-        own = [r for r in self.disk.records.values() if r.run == RUN]
+        own = [r for r in self.disk.records.values() if r.run == RUN and r.id not in self.abandoned]
         written = {r.what for r in own if r.progress == moment.progress}
         assert not written & {str(what) for what in whats}
         assert not {a.id for a in decided.amends} & {*decided.evict}
@@ -176,12 +174,16 @@ def play(training: Checked, what: str) -> None:
     elif what in ("signal", "clock"):
         request = SIGNAL if what == "signal" else TIME
         training.checked(BATCH, Event.SIGNAL, requests=[request], follows=training.rng.random() < 0.5)
-    elif what in ("pin", "protect") and training.disk.records:
-        record = training.rng.choice(list(training.disk.records.values()))
+    elif what in ("pin", "go back"):
+        own = [r for r in training.disk.records.values() if r.run == RUN]
+        record = training.rng.choice(own)
         if what == "pin":
             training.disk.records[record.id] = replace(record, pinned=True)
         else:
+            training.progress = record.progress
+            training.metrics, training.tallies = {}, {}
             training.protected = {record.id: "the run went on from it"}
+            training.abandoned |= {r.id for r in own if r.order > record.order}
     if what.endswith("validated"):
         training.measure("loss")
         training.checked(VALIDATION, *([EPOCH] if what.startswith("epoch") else []))

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -20,6 +21,7 @@ from holdfast import Checkpointer, best, every, last
 
 KEPT_BEST = 2
 KEPT_LAST = 2
+RULES = best(KEPT_BEST, "loss", mode="min") | last(KEPT_LAST)
 _PR_SET_PTRACER = 0x59616D61
 _ANYBODY = ctypes.c_ulong(-1)
 
@@ -30,9 +32,14 @@ def score(step: int) -> int:
 
 
 def wanted(newest: int) -> set[int]:
-    """The steps that the rules keep when ``newest`` is the newest, 0 being none: the best, and the last."""
-    ranked = sorted(range(1, newest + 1), key=lambda step: (score(step), step))
-    return {*ranked[:KEPT_BEST], *range(max(1, newest - KEPT_LAST + 1), newest + 1)}
+    """The steps that the rules keep when ``newest`` is the newest, none having failed; 0 means none at all."""
+    return kept(range(1, newest + 1))
+
+
+def kept(saved: Sequence[int]) -> set[int]:
+    """The steps that the rules keep of those that were ever saved, oldest first."""
+    ranked = sorted(saved, key=lambda step: (score(step), step))
+    return {*ranked[:KEPT_BEST], *saved[-KEPT_LAST:]}
 
 
 def fingerprint(weights: dict[str, torch.Tensor]) -> str:
@@ -78,8 +85,7 @@ def train(folder: str, waits: int) -> None:
     logging.getLogger("holdfast").addHandler(_Acknowledgements())
     logging.getLogger().addHandler(logging.NullHandler())  # nothing on standard error
     model, optimizer = build()
-    rules = best(KEPT_BEST, "loss", mode="min") | last(KEPT_LAST)
-    with Checkpointer(folder, when=every(steps=1), which=rules) as checkpointer:
+    with Checkpointer(folder, when=every(steps=1), which=RULES) as checkpointer:
         _say("prepared")
         start = checkpointer.resume(model=model, optimizer=optimizer)
         _say(f"began {start.steps} {fingerprint(model.state_dict())}")

@@ -115,9 +115,13 @@ class Folder:
                 self._learn(fact)
             except (KeyError, TypeError, ValueError, AttributeError):
                 continue  # a line of another version or by another hand: the manifests are the witness
-        names: dict[str, list[str]] = {}
+        files: dict[str, list[Entry]] = {}
         strangers, leftovers, taken = [], [], set()
-        for entry in self.store.list():
+        entries = list(self.store.list())
+        others = tuple({e.name.partition("/.holdfast/")[0] + "/" for e in entries if "/.holdfast/" in e.name})
+        for entry in entries:
+            if entry.name.startswith(others):
+                continue  # another folder of checkpoints, below this one: it has its own ledger
             taken.add(entry.name)
             if entry.name.startswith(".holdfast/"):
                 continue
@@ -128,8 +132,11 @@ class Folder:
                 if isinstance(known, Stranger):
                     strangers.append(known)
                 elif known is not None:
-                    names.setdefault(known, []).append(entry.name)
-        found = sorted((self._record(id, tuple(n)) for id, n in names.items()), key=lambda r: r.order)
+                    files.setdefault(known, []).append(entry)
+        names = {id: self._names(id, entries) for id, entries in files.items()}
+        for id, entries in files.items():
+            strangers += [_copy(e, names[id][0]) for e in entries if e.name not in names[id]]
+        found = sorted((self._record(id, names[id]) for id in files), key=lambda r: r.order)
         return Listing(
             records=tuple(found),
             strangers=tuple(sorted(strangers, key=lambda s: s.name)),
@@ -166,12 +173,20 @@ class Folder:
         """Whether the ledger says that we made a file of that name."""
         return name in self._ours
 
+    def _names(self, id: str, entries: list[Entry]) -> tuple[str, ...]:
+        """The names of a checkpoint: those that we gave it, and others of the same file. A copy is its maker's."""
+        # The alias is the shorter story: a checkpoint's own name comes first where it has one.
+        entries = sorted(entries, key=lambda e: (e.name.rpartition("/")[2].startswith("last"), e.name))
+        told = {e.inode for e in entries if self._ours.get(e.name) == id}
+        if not told and self.store.traits.links:
+            told = {entries[0].inode}
+        return tuple(e.name for e in entries if not told or e.inode in told)
+
     def _record(self, id: str, names: tuple[str, ...]) -> Record:
         record = self._records[id]
         return replace(
             record,
-            # The alias is the shorter story: a checkpoint's own name comes first where it has one.
-            names=tuple(sorted(names, key=lambda n: (n.rpartition("/")[2].startswith("last"), n))),
+            names=names,
             scores={**record.scores, **self._late.get(id, {})},
             policies=tuple(dict.fromkeys([*record.policies, *self._claims.get(id, ())])),
             pinned=id in self._pinned,
@@ -181,9 +196,8 @@ class Folder:
     def _identify(self, entry: Entry) -> str | Stranger | None:
         """The id of the checkpoint behind a name, or what else it is; None if it went meanwhile."""
         key = identity(entry)
-        if (
-            self._ids.get(key) in self._records
-        ):  # a torn ledger may name files of checkpoints it never told of
+        # A torn ledger may name files of checkpoints that it never told of.
+        if self._ids.get(key) in self._records:
             return self._ids[key]
         if key not in self._strangers:
             known = self._open(entry)
@@ -256,6 +270,11 @@ class Folder:
         name, size, mtime_ns, inode = file
         self._ids[(size, mtime_ns, inode)] = id
         self._ours[name] = id
+
+
+def _copy(entry: Entry, of: str) -> Stranger:
+    why = f"it is a copy of '{of}' that Holdfast did not make"
+    return Stranger(entry.name, entry.bytes, Verdict.FOREIGN, why)
 
 
 def file_fact(entry: Entry) -> list[Any]:

@@ -66,15 +66,20 @@ def publish(
     return Published(record, tuple(troubles))
 
 
-def amend(folder: Folder, amends: Collection[Amend]) -> None:
-    """Add names, claims, scores and labels to checkpoints that exist; call it inside ``folder.exclusive()``."""
+def amend(folder: Folder, amends: Collection[Amend], *, going: Collection[str]) -> None:
+    """Add names, claims, scores and labels to checkpoints that exist; call it inside ``folder.exclusive()``.
+
+    ``going`` as in ``publish``.
+    """
     listing = folder.scan()
     for change in amends:
         record = listing.by_id(change.id)
         if record is None:
             continue  # it went meanwhile by another hand: there is nothing to add to
         for name in change.names:
-            entry = _link(folder, record.names[0], name, move=False)
+            if name in change.moves:
+                _keep_what_is_there(folder, folder.scan(), name, going)
+            entry = _link(folder, record.names[0], name, move=name in change.moves)
             folder.ledger.write("linked", id=record.id, file=file_fact(entry))
         if change.policies:
             folder.ledger.write("wanted", id=record.id, policies=list(change.policies))

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from holdfast.catalog import publish as publishing
 from holdfast.catalog import records, resolve
-from holdfast.catalog.folder import Folder
+from holdfast.catalog.folder import Folder, Listing
 from holdfast.catalog.runs import Run
 from holdfast.engine.commit import commit, withdraw, words
 from holdfast.engine.group import Group, Solo
@@ -21,13 +21,16 @@ from holdfast.errors import ConfigError, HoldfastError, RankError, SaveFailed, S
 from holdfast.policy import plan as planning
 from holdfast.policy.plan import Plan, Policy, Save
 from holdfast.policy.values import Event, Moment, Progress, Record, Tally
+from holdfast.policy.what import full
+from holdfast.store import Sink
 
 _BARE_STEP = frozenset({Event.BATCH_END})
 _FAILURES_IN_A_ROW = 3
+_AGAIN = "Once the cause is gone, the next trigger or call of save() tries again; resume() goes on from what is there."
 
 
 class SaveFailedWarning(UserWarning):
-    """A save in the background failed; training goes on, and the next trigger tries again."""
+    """A save in the background failed, or part of what follows one; training goes on, and it is tried again."""
 
 
 class Engine:
@@ -81,10 +84,13 @@ class Engine:
         self._flight: Ticket | None = None
         self._failures = 0
         self._warned: set[str] = set()
-        self._durable: list[str] = []
+        self._durable: set[int] = set()
+        self._troubles: list[str] = []
         self._spent: list[str] = []
         self._saves = 0
-        self._sequence = max((r.sequence for r in folder.scan().of_run(run.ref.id)), default=0)
+        own = folder.scan().of_run(run.ref.id)
+        self._sequence = max((r.sequence for r in own), default=0)
+        self._abandoned = {r.id for r in own if run.source is not None and r.order > run.source.order}
         self._horizon = planning.horizon(self.policies, self.tallies)
         if self._group.rank == 0:
             rules = {policy.name: policy.which.to_json() for policy in self.policies}
@@ -122,11 +128,14 @@ class Engine:
         if bare and self._when_busy == "skip" and self._busy():
             return None
         self.settle()
-        decided = self._plan(moment)
+        decided, unread = self._plan(moment)
         self.tallies = decided.tallies
         self._horizon = planning.horizon(self.policies, self.tallies)
         if not decided.acts:
             return None
+        if unread is not None:
+            self._flight = Ticket.failed((), self._failed(self._name(decided, moment.progress), unread))
+            return self._flight
         self._saves += 1
         key = f"save/{self.run.ref.attempt}/{self._saves}"
         try:
@@ -160,6 +169,9 @@ class Engine:
             warnings.warn(str(error), SaveFailedWarning, stacklevel=4)
             return None
         self._failures = 0
+        troubles, self._troubles = self._troubles, []
+        for trouble in troubles:
+            warnings.warn(trouble, SaveFailedWarning, stacklevel=4)
         return record
 
     def close(self, *, clean: bool) -> None:
@@ -179,15 +191,21 @@ class Engine:
         if failed is not None:
             raise failed
 
-    def _plan(self, moment: Moment) -> Plan:
-        """Decide on rank 0; the others are told."""
+    def _plan(self, moment: Moment) -> tuple[Plan, HoldfastError | None]:
+        """Decide on rank 0; the others are told. With it goes why the folder could not be read, if so."""
         if self._group.rank != 0:
             told = self._group.broadcast(None, phase="plan")
-            if told["error"] is not None:
-                raise RankError(told["error"], rank=0, phase="plan")
-            return planning.from_json(told["plan"])
+            error = RankError(told["error"], rank=0, phase="plan") if told["error"] is not None else None
+            if told["plan"] is None:
+                assert error is not None, "rank 0 says why it has no plan"
+                raise error
+            return planning.from_json(told["plan"]), error
+        unread: StoreError | None = None
         try:
-            listing = self.folder.scan()
+            try:
+                listing = self.folder.scan()
+            except StoreError as error:
+                listing, unread = Listing(), error
             decided = planning.plan(
                 self.policies,
                 self.tallies,
@@ -195,6 +213,7 @@ class Engine:
                 records=listing.records,
                 run=self.run.ref.id,
                 protected=self._protected(),
+                abandoned=self._abandoned,
                 taken=listing.names,
             )
         except Exception as error:
@@ -202,8 +221,8 @@ class Engine:
                 self._group.broadcast({"plan": None, "error": words(error)}, phase="plan")
             raise
         if self._group.size > 1:
-            self._group.broadcast({"plan": planning.to_json(decided), "error": None}, phase="plan")
-        return decided
+            self._group.broadcast({"plan": planning.to_json(decided), "error": words(unread)}, phase="plan")
+        return decided, unread
 
     def _protected(self) -> dict[str, str]:
         """The checkpoint that was resumed from, until two newer ones are durable."""
@@ -228,14 +247,15 @@ class Engine:
             policies=save.policies,
             reason=save.reason,
             label=save.label,
+            scores=save.scores,
             warned=self._warned,
         )
         return save, job
 
     def _save(self, decided: Plan, jobs: Sequence[tuple[Save, Job]], progress: Progress, key: str) -> Record | None:
         """On the writer thread: write, commit, evict. Every failure becomes a ``SaveFailed`` with its four parts."""
-        name = jobs[0][0].names[0] if jobs else f"of step {progress.steps}"
-        sinks: list[Any] = []
+        name = self._name(decided, progress)
+        sinks: list[Sink] = []
 
         def write() -> None:
             for save, job in jobs:
@@ -246,61 +266,87 @@ class Engine:
                 self._group,
                 key,
                 write=write,
-                publish=lambda: self._publish(decided, jobs, sinks),
+                publish=lambda: self._publish(decided, jobs, sinks, name),
                 deadline=self._commit_timeout,
                 spent=self._spent,
             )
         except Exception as error:  # whatever it is, the run must hear of it in the words of a failed save
-            raise self._failed(name, error, sinks) from error
+            raise self._failed(name, error, jobs, sinks) from error
         saved = [replace(records.from_json(r), names=tuple(r["names"])) for r in outcome["records"]]
         return saved[0] if saved else None
 
-    def _publish(self, decided: Plan, jobs: Sequence[tuple[Save, Job]], sinks: Sequence[Any]) -> dict[str, Any]:
+    def _publish(
+        self, decided: Plan, jobs: Sequence[tuple[Save, Job]], sinks: Sequence[Sink], name: str
+    ) -> dict[str, Any]:
         """Rank 0: the commit point of each file, then what may go. Evictions wait for a flawless publish."""
         troubles: list[HoldfastError] = []
         published: list[Record] = []
         evicted: tuple[str, ...] = ()
         with self.folder.exclusive():
-            publishing.amend(self.folder, decided.amends)
+            publishing.amend(self.folder, decided.amends, going=decided.evict)
             for (save, job), sink in zip(jobs, sinks, strict=True):
                 done = publishing.publish(
                     self.folder, sink, save, job.manifest, bytes=job.bytes, going=decided.evict
                 )
                 troubles += done.troubles
                 published.append(done.record)
-                self._durable.append(done.record.id)
+                if save.what == full:
+                    self._durable.add(done.record.progress.steps)
             if not troubles:
-                evicted = publishing.evict(self.folder, decided.evict, self.run.ref.id)
-        for trouble in troubles:
-            warnings.warn(f"After '{published[0].names[0]}' was saved: {trouble}", SaveFailedWarning, stacklevel=2)
+                try:
+                    evicted = publishing.evict(self.folder, decided.evict, self.run.ref.id)
+                except StoreError as error:
+                    troubles.append(error)
+        self._troubles = [_after(f"{self.folder.store.root}/{name}", trouble) for trouble in troubles]
         for (_, job), record in zip(jobs, published, strict=True):
             seconds = time.perf_counter() - job.begun
             self._report(_line(record, seconds, evicted))
         return {"records": [{**records.to_json(r), "names": list(r.names)} for r in published]}
 
-    def _failed(self, name: str, error: Exception, sinks: Sequence[Any]) -> SaveFailed:
-        with suppress(StoreError):  # on a full or broken disk these fail too: what failed first is what is told
-            for sink in sinks:
+    def _failed(
+        self,
+        name: str,
+        error: Exception,
+        jobs: Sequence[tuple[Save, Job]] = (),
+        sinks: Sequence[Sink] = (),
+    ) -> SaveFailed:
+        """Clean up, and say in four parts what happened. What fails on the way is not told: the first failure is."""
+        for sink in sinks:
+            with suppress(StoreError):
                 sink.discard()
-            if self._group.rank == 0:
-                self.folder.ledger.write(
-                    "failed", run=self.run.ref.id, sequence=self._sequence, error=str(error)
-                )
-        what = error.what if isinstance(error, HoldfastError) else f"{type(error).__name__}: {error}"
+        if self._group.rank == 0:
+            with suppress(StoreError):
+                facts = {"run": self.run.ref.id, "sequence": self._sequence, "error": str(error)}
+                self.folder.ledger.write("failed", **facts)
+        what = f"was not saved: {words(error) if not isinstance(error, HoldfastError) else error.what}"
+        written = {job.manifest.id: save.names[0] for save, job in jobs}
+        try:
+            there = self.folder.scan().records
+            good = resolve.newest_good(r for r in there if r.id not in written)
+            missing = [first for id, first in written.items() if all(r.id != id for r in there)]
+            if missing:
+                name = missing[0]
+            elif written:
+                what = f"is there and whole, but a loss of power may lose it: {what.partition(': ')[2]}"
+        except StoreError as unread:
+            good = f"What else the folder holds cannot be read now: {unread.what}"
         remedy = error.remedy if isinstance(error, HoldfastError) else ""
         return SaveFailed(
-            f"was not saved: {what}",
+            what,
             checkpoint=f"{self.folder.store.root}/{name}",
             rank=self._group.rank if self._group.size > 1 else None,
-            good=self._still_good(),
-            remedy=f"{remedy} The next trigger tries again.".strip(),
+            good=good,
+            remedy=f"{remedy} {_AGAIN}".strip(),
         )
 
-    def _still_good(self) -> str:
-        try:
-            return resolve.newest_good(self.folder.scan().records)
-        except StoreError as error:
-            return f"What else the folder holds cannot be read now: {error.what}"
+    def _name(self, decided: Plan, progress: Progress) -> str:
+        return decided.saves[0].names[0] if decided.saves else f"of step {progress.steps}"
+
+
+def _after(checkpoint: str, trouble: HoldfastError) -> str:
+    """What failed once a checkpoint was there."""
+    good = "It is whole and durable; not all that it replaces has been evicted."
+    return f"checkpoint '{checkpoint}' was saved, and then: {trouble.what} {good} {trouble.remedy} {_AGAIN}"
 
 
 def _line(record: Record, seconds: float, evicted: Sequence[str]) -> str:

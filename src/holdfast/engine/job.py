@@ -10,7 +10,7 @@ import secrets
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +19,7 @@ import torch
 from holdfast._version import __version__
 from holdfast.catalog.manifest import Manifest, RunRef
 from holdfast.engine import archive, snapshot, statetree
-from holdfast.policy.values import Moment, Tally
+from holdfast.policy.values import Moment, Score, Tally
 from holdfast.policy.what import What
 from holdfast.store import Sink, Store
 
@@ -101,6 +101,7 @@ def prepare(
     policies: tuple[str, ...] = (),
     reason: str = "",
     label: str | None = None,
+    scores: Mapping[str, float] | None = None,
     warned: set[str] | None = None,
 ) -> Job:
     """Copy a state; when it returns, training may go on.
@@ -115,6 +116,7 @@ def prepare(
         policies: Who wants it.
         reason: Why.
         label: The user's name for it.
+        scores: Metrics of this very step that were measured before, by name.
         warned: Paths of values that are not plain that the user has been told of; added to.
 
     Raises:
@@ -132,7 +134,10 @@ def prepare(
         run=run,
         sequence=sequence,
         progress=moment.progress,
-        metrics=dict(moment.metrics),
+        metrics={
+            **moment.metrics,
+            **{name: Score(value, moment.progress.steps) for name, value in (scores or {}).items()},
+        },
         parts=captured.places,
         what=str(what),
         policies=policies,
@@ -143,7 +148,7 @@ def prepare(
         groups=captured.groups or {},
         versions={"holdfast": __version__, "torch": torch.__version__, "python": platform.python_version()},
     )
-    return Job(taken, replace(manifest))
+    return Job(taken, manifest)
 
 
 def _warn_of_opaque(taken: snapshot.Snapshot, warned: set[str]) -> None:

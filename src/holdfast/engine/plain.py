@@ -31,7 +31,7 @@ _DECODERS: dict[str, Callable[[Any], Any]] = {
     "datetime.date": datetime.date.fromisoformat,
     "argparse.Namespace": lambda values: argparse.Namespace(**values),
     "collections.defaultdict": dict,
-    "numpy.ndarray": lambda tensor: tensor.numpy(),
+    "numpy.ndarray": lambda tensor: tensor.cpu().numpy(),
     **_NUMPY_SCALARS,
 }
 

@@ -169,9 +169,7 @@ class CheckpointFile:
         last = ref.offset + sum((n - 1) * s for n, s in zip(ref.shape, ref.stride, strict=True))
         extent = 0 if 0 in ref.shape else (last + 1) * ref.dtype.itemsize
         if entry is None or extent > entry.length or ref.dtype.itemsize == 0:
-            raise self._corrupt(
-                f"a tensor of shape {list(ref.shape)} is not inside its storage '{ref.storage}'"
-            )
+            raise self._corrupt(f"a tensor of shape {list(ref.shape)} is not inside its storage '{ref.storage}'")
 
     def _moved(self, storage: torch.UntypedStorage, device: str) -> torch.UntypedStorage:
         """The storage on a device: moved as a whole, so that tensors which share it still do."""

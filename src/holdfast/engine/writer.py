@@ -20,6 +20,13 @@ class Ticket:
         self.names = names
         self._durable = durable
 
+    @classmethod
+    def failed(cls, names: tuple[str, ...], error: Exception) -> Ticket:
+        """A save that failed before there was anything to write."""
+        durable: Future[Record | None] = Future()
+        durable.set_exception(error)
+        return cls(names, durable)
+
     @property
     def staged(self) -> bool:
         """Whether the state may change. True from the beginning: the snapshot was copied before the save began."""

@@ -122,6 +122,7 @@ def plan(
     records: Sequence[Record],
     run: str,
     protected: Mapping[str, str] | None = None,
+    abandoned: Collection[str] = (),
     taken: Collection[str] = (),
 ) -> Plan:
     """Decide one step.
@@ -133,13 +134,15 @@ def plan(
         records: Every checkpoint of the folder.
         run: Id of the run that decides; it ranks and evicts its own records alone.
         protected: Id to reason: never evicted, never replaced (what was resumed from, the last good one).
+        abandoned: Ids of the run's checkpoints that the state at hand does not come from, for the run went back
+            to an earlier one: none of them holds this step, whatever its counters say.
         taken: Names that are taken in the folder, by whatever.
     """
     due, remembered = _due(policies, tallies, moment)
     manual = [r for r in moment.requests if r.event is Event.MANUAL]
     if not due and not manual:
         return Plan(tallies=remembered)
-    step = _Step(policies, moment, records, run, protected or {}, taken)
+    step = _Step(policies, moment, records, run, protected or {}, abandoned, taken)
     for what in dict.fromkeys(p.what for p in policies if p.name in due):
         step.add({p.name: due[p.name] for p in policies if p.name in due and p.what == what}, what)
     for request in manual:
@@ -155,11 +158,13 @@ def _due(
     due: dict[str, str] = {}
     scores = moment.scores()
     validated = Event.VALIDATION_END in moment.events
-    requests = [r for r in moment.requests if r.event is not Event.MANUAL]
+    # A clock is a trigger like any other; a signal or an error does not wait for a score.
+    timed = [r for r in moment.requests if r.event is Event.BATCH_END]
+    requests = [r for r in moment.requests if r.event not in (Event.MANUAL, Event.BATCH_END)]
     for policy in policies:
         tally = tallies.get(policy.name, Tally())
-        asked = next((r.reason for r in requests if r.policy in (None, policy.name)), None)
-        fires = policy.when.due(moment.events, moment.progress, tally)
+        asked = _asked(requests, policy)
+        fires = policy.when.due(moment.events, moment.progress, tally) or _asked(timed, policy)
         reason = fires or (tally.armed if validated else None)
         if validated:
             tally = replace(tally, armed=None)
@@ -177,6 +182,10 @@ def _due(
     return due, remembered
 
 
+def _asked(requests: Sequence[Request], policy: Policy) -> str | None:
+    return next((r.reason for r in requests if r.policy in (None, policy.name)), None)
+
+
 class _Step:
     """The folder as it will be after one step, put together policy by policy."""
 
@@ -187,6 +196,7 @@ class _Step:
         records: Sequence[Record],
         run: str,
         protected: Collection[str],
+        abandoned: Collection[str],
         taken: Collection[str],
     ) -> None:
         # In one order, so that the plan cannot depend on how the folder was listed.
@@ -195,7 +205,8 @@ class _Step:
         self.moment = moment
         self.run = run
         self.protected = protected
-        self.taken = {*taken, *(name for r in records for name in r.names)}
+        self.abandoned = abandoned
+        self.taken = taken
         self.others = [r for r in records if r.run != run]
         self.before = {r.id: r for r in records if r.run == run}
         self.after = dict(self.before)
@@ -207,6 +218,7 @@ class _Step:
         """Let those who are due have this step: by the checkpoint that holds it already, or by a new one."""
         now = self.moment.progress
         same = [r for r in self.after.values() if r.progress.steps == now.steps and r.what == str(what)]
+        same = [r for r in same if r.id not in self.abandoned]
         record = next((r for r in reversed(same) if r.progress == now), None)
         if record is None:
             record = self._candidate(what)
@@ -228,9 +240,7 @@ class _Step:
             del self.after[older.id]
             self.superseded[older.id] = "replaced by the later save of the same step"
 
-    def _kept(
-        self, record: Record, due: Mapping[str, str], what: What, replaced: Sequence[Record]
-    ) -> dict[str, str]:
+    def _kept(self, record: Record, due: Mapping[str, str], what: What, replaced: Sequence[Record]) -> dict[str, str]:
         """Who keeps this step, of those who are due, had what it replaces, or follow every save; and why."""
         inherited = {name for r in replaced for name in r.policies}
         kept: dict[str, str] = {}
@@ -261,12 +271,9 @@ class _Step:
         for record in self.after.values():
             if record.id != newest.id and not keepers[record.id] and self._may_go(record):
                 evict[record.id] = self._why_not(record)
-        names = Names(
-            self.taken, {name: self.before[id].what for id in evict for name in self.before[id].names}
-        )
+        names = Names(self.taken, {name: self.before[id].what for id in evict for name in self.before[id].names})
         for record in changed:
-            if record.id not in evict:
-                self._claim(names, record)
+            self._claim(names, record)
         for record in (*self.others, *self.after.values()):
             if record.id not in evict:
                 self._name_what_stays(names, record, keepers.get(record.id, []))
@@ -330,12 +337,12 @@ class _Step:
         )
 
     def _candidate(self, what: What) -> Record:
-        known = [*self.after.values(), *self.before.values()]
+        own = self.before.values()
         return Record(
             id=f"new {len(self.new)}",
             run=self.run,
-            run_ordinal=max((r.run_ordinal for r in known), default=0),
-            sequence=max((r.sequence for r in known), default=0) + 1,
+            run_ordinal=max((r.run_ordinal for r in own), default=0),
+            sequence=max((r.sequence for r in own), default=0) + 1 + len(self.new),
             progress=self.moment.progress,
             scores=self.moment.scores(),
             what=str(what),
@@ -343,10 +350,7 @@ class _Step:
 
     def _keepers(self) -> dict[str, list[Policy]]:
         """The policies that keep each checkpoint."""
-        keeps = {
-            p.name: p.which.keep([r for r in self.after.values() if p.name in r.policies])
-            for p in self.policies
-        }
+        keeps = {p.name: p.which.keep([r for r in self.after.values() if p.name in r.policies]) for p in self.policies}
         return {id: [p for p in self.policies if id in keeps[p.name]] for id in self.after}
 
     def _may_go(self, record: Record) -> bool:

@@ -109,6 +109,9 @@ class Single:
 def _put(target: Any, state: Any) -> None:
     if isinstance(target, Stateful):
         target.load_state_dict(state)
+        if isinstance(target, torch.optim.Optimizer) and state["state"]:
+            # It has stepped, though not in this process: a scheduler that steps first would warn that it has not.
+            target._opt_called = True  # type: ignore[attr-defined]
     elif isinstance(target, dict):
         target.clear()
         target.update(state)

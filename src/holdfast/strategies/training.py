@@ -48,9 +48,7 @@ class SingleDevice(Single):
         """A batch through the transfer hooks, on the device and in the kind of numbers asked for."""
         if self.precision.casts_input:
             batch = _mapped(batch, self.precision.input)
-        batch = module.on_before_batch_transfer(batch, dataloader_idx)
-        batch = module.transfer_batch_to_device(batch, self.device, dataloader_idx)
-        return module.on_after_batch_transfer(batch, dataloader_idx)
+        return module.transferred(batch, self.device, dataloader_idx)
 
     def to_device(self, batch: Any, device: torch.device) -> Any:
         """Every tensor in a batch, on the device; what has a ``to`` of its own is asked for it."""

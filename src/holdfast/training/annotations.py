@@ -104,11 +104,9 @@ def _as(hint: Any, value: Any) -> Any:
         return _as_one_of(arguments, value)
     if origin is not None:
         return _as_container(origin, arguments, value)
-    if not isinstance(hint, type) or isinstance(value, hint):
-        return value
-    if issubclass(hint, Enum):
-        return hint(value)
-    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return value if isinstance(value, hint) else hint(value)
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return _as_dataclass(hint, value)
     return value
 

@@ -74,6 +74,7 @@ class Evaluation:
             hooks.call(f"on_{stage}_epoch_start")
             for index, loader in enumerate(self.loaders):
                 self._run_loader(index, loader, steps, sanity)
+            self._metrics.end_batches(steps)
             hooks.call(f"on_{stage}_epoch_end")
             logged = self._metrics.end_stage(steps)
             hooks.call(f"on_{stage}_end")

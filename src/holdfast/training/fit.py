@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from holdfast.errors import ConfigError
 from holdfast.policy.values import Event, Progress
+from holdfast.state import random
 from holdfast.state.optimizers import SchedulerConfig, SteppedOptimizer
 from holdfast.training.data import Batches
 from holdfast.training.evaluate import Evaluation
@@ -109,7 +110,8 @@ class FitLoop:
         self.total_batches, self.steps, self.samples = 0, 0, 0
         self.validated_at = -1
         self.at_boundary = True
-        self.validating = False
+        self.running = False
+        self.random: dict[str, Any] | None = None
         self._accumulated = 0
         self._started = time.monotonic()
         self._last_validation = self._started
@@ -146,25 +148,27 @@ class FitLoop:
 
     def run(self) -> None:
         """Train."""
+        self.running = True
         self.hooks.call("on_train_start")
         self.restore_random()
         while not self._done():
             self._run_epoch()
         self.hooks.call("on_train_end")
         self.consider(Event.FIT_END)
+        self.running = False
 
     def _run_epoch(self) -> None:
         resumed_at = self.batch
         self.complete = False
         self.batches.set_epoch(self.epoch)
-        if not resumed_at:
-            self.metrics.begin_stage("train")
+        self.metrics.begin_stage("train")
         self.hooks.call("on_train_epoch_start")
         self._run_batches(resumed_at)
         self.complete = True
         self.at_boundary = True
-        self.log_epoch(self.metrics.end_stage(self.steps))
+        self.metrics.end_batches(self.steps)
         self.hooks.call_all(self.early_epoch_end, "on_train_epoch_end")
+        self.log_epoch(self.metrics.end_stage(self.steps))
         self._step_schedulers("epoch", plateau=True)
         self.hooks.call_all(self.late_epoch_end, "on_train_epoch_end")
         self.consider(Event.TRAIN_EPOCH_END)
@@ -214,13 +218,12 @@ class FitLoop:
 
     def _validate(self) -> None:
         assert self.evaluation is not None, "only a run with a validation validates"
-        self.validating = True
+        self.random = random.capture()  # a save asked for meanwhile resumes by running this validation whole
         logged = self.evaluation.run(self.steps)
-        self.validating = False
+        self.random = None
         self.validated_at = self.total_batches
         self._last_validation = time.monotonic()
         self.log_epoch(logged)
-        self.metrics.resume_stage("train")
         self.consider(Event.VALIDATION_END)
         self._step_schedulers("step", plateau=True)
 

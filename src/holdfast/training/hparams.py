@@ -1,4 +1,4 @@
-"""Remember the arguments that an object was built with, and make them plain for a file. Imports nothing that a file names.
+"""Remember the arguments that an object was built with, and make them plain for a file. Imports nothing a file names.
 
 In a file an Enum is its value and a dataclass a dict of its fields; ``exact`` turns them back only where the
 ``__init__`` of the class being built names their type. The other everyday types (paths, NumPy scalars,
@@ -122,7 +122,8 @@ class HyperparametersMixin:
     @property
     def hparams_initial(self) -> AttributeDict:
         """A deep copy of the hyperparameters as they were when they were saved, without modules."""
-        return copy.deepcopy(self.__dict__.get("_hparams_initial", AttributeDict()))
+        found: AttributeDict = copy.deepcopy(self.__dict__.get("_hparams_initial", AttributeDict()))
+        return found
 
     def _remember(self, values: Mapping[str, Any]) -> None:
         modules = [name for name, value in values.items() if isinstance(value, nn.Module)]
@@ -176,7 +177,7 @@ def exact(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
             made[name] = converted(known[name], value) if name in known else value
         except (TypeError, ValueError) as error:
             raise ConfigError(
-                f"The argument '{name}' of {cls.__qualname__} cannot be made from {value!r:.80}: {error}.",
+                f"The argument '{name}' of {cls.__name__} cannot be made from {value!r:.80}: {error}.",
                 remedy="Pass it as a keyword argument instead.",
             ) from error
     return made
@@ -203,7 +204,7 @@ def _arguments(owner: object, running: list[FrameType], ignored: set[str]) -> di
         arguments.update(local.get(keywords, {}) if keywords else {})
         if extra and local.get(extra) and frame is running[0] and extra not in ignored:
             warnings.warn(
-                f"The values of *{extra} of {type(owner).__qualname__}.__init__ have no names, and are not among the "
+                f"The values of *{extra} of {type(owner).__name__}.__init__ have no names, and are not among the "
                 f"hyperparameters. Name them in the signature, or say save_hyperparameters(ignore='{extra}').",
                 stacklevel=3,
             )
@@ -216,10 +217,10 @@ def _arguments(owner: object, running: list[FrameType], ignored: set[str]) -> di
 def _selected(
     arguments: dict[str, Any], names: tuple[str, ...], ignored: set[str], owner: object, running: list[FrameType]
 ) -> dict[str, Any]:
-    who = type(owner).__qualname__
+    who = type(owner).__name__
     if not running:
         raise ConfigError(
-            f"save_hyperparameters() was called while no __init__ of {who} was running: there are no arguments to save.",
+            f"save_hyperparameters() was called while no __init__ of {who} was running: it has no arguments to save.",
             remedy="Call it in __init__, or give it a dict, a Namespace or a dataclass.",
         )
     unknown = [name for name in names if name not in arguments]

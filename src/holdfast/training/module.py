@@ -12,6 +12,8 @@ from torch import nn
 from holdfast.errors import ConfigError
 from holdfast.training.hparams import HyperparametersMixin
 
+from holdfast.training.loading import class_only, load_module
+
 if TYPE_CHECKING:
     from holdfast.training.trainer import Trainer
 
@@ -364,7 +366,7 @@ class LightningModule(HyperparametersMixin, nn.Module):
 
     # Loading
 
-    @classmethod
+    @class_only
     def load_from_checkpoint(
         cls,
         checkpoint_path: Any,
@@ -387,8 +389,6 @@ class LightningModule(HyperparametersMixin, nn.Module):
         Raises:
             NotFound, Corrupt, Incompatible: With what to do.
         """
-        from holdfast.training.loading import load_module
-
         return load_module(
             cls,
             checkpoint_path,

@@ -14,12 +14,15 @@ from torch.optim import Optimizer
 from holdfast.callbacks.callback import Callback
 from holdfast.callbacks.model_checkpoint import ModelCheckpoint
 from holdfast.errors import ConfigError
+from holdfast.policy.what import What, full
+from holdfast.policy.what import weights_only as weights_only_what
 from holdfast.state import optimizers as optimizing
+from holdfast.engine.job import Captured
 from holdfast.state.precision import Precision
 from holdfast.state.signals import Signals
 from holdfast.strategies.training import SingleDevice
 from holdfast.training import resume
-from holdfast.training.checkpoint import capture
+from holdfast.training.checkpoint import Parts, captured, check, dump, restore
 from holdfast.training.config import Config
 from holdfast.training.data import Batches, limited, loaders_of, several
 from holdfast.training.evaluate import Evaluation, Stage
@@ -265,7 +268,13 @@ class Trainer:
             ConfigError: There is no module yet.
             SaveFailed: It was not saved; a file that stood there stands.
         """
-        resume.save_alone(self, Path(filepath), weights_only=weights_only)
+        if self._module is None or self.loop is None:
+            raise ConfigError("There is nothing to save yet.", remedy="Call fit() first.")
+        what, loop = weights_only_what if weights_only else full, self.loop
+        if self.saving is not None:
+            self.saving.settle()
+        metrics = self.metric_log.scores(loop.steps)
+        resume.save_alone(self._capture(what), what, loop.progress, metrics, Path(filepath), reason="by hand")
 
     def backward(self, loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
         """The backward pass with its hooks; ``manual_backward`` comes here."""
@@ -368,20 +377,56 @@ class Trainer:
         return Saving(
             places,
             on_train_epoch_end=self.config.epoch_end_counts(validates, loop.limits),
-            capture=lambda what: capture(self, what),
+            capture=self._capture,
             progress=lambda: loop.progress,
             scores=lambda: self.metric_log.scores(loop.steps),
-            logged=lambda: self.metric_log.callback,
+            logged=lambda: self.metric_log.names,
             signals=signals,
         )
 
     def _default_folder(self, root: Path) -> Path:
         return root / "checkpoints"
 
+    def _parts(self) -> Parts:
+        loop = self._running()
+        return Parts(
+            self.lightning_module,
+            self._datamodule,
+            self.callbacks,
+            self.optimizers,
+            [config.scheduler for config in self.lr_scheduler_configs],
+            self.strategy.precision,
+            loop.state_dict(),
+            loop.progress,
+            loop.random,
+        )
+
+    def _capture(self, what: What) -> Captured:
+        """The state now, as users' hooks leave it."""
+        parts = self._parts()
+        made = dump(parts, what)
+        if what.wants_part("optimizer"):
+            self.hooks.call_all(self.hooks.of_callbacks("on_save_checkpoint", self.callbacks), "on_save_checkpoint", made.root)
+        self.hooks.call_all(self.hooks.of_module("on_save_checkpoint"), "on_save_checkpoint", made.root)
+        return captured(made, parts)
+
     def _resume(self, ckpt_path: Any, loop: FitLoop) -> resume.Resumed | None:
+        """Read, let hooks edit, check everything, then put it back; the random state is for the loop to put back last."""
         if ckpt_path is None:
             return None
-        return resume.resume(self, ckpt_path, loop)
+        opened = resume.open_checkpoint(ckpt_path, near=self._near())
+        self.hooks.call("on_load_checkpoint", opened.state)
+        parts, strict = self._parts(), self.lightning_module.strict_loading
+        check(opened.state, parts, checkpoint=opened.path, strict=strict)
+        restore(opened.state, parts, strict=strict)
+        progress, state, resumed = resume.going_on(opened)
+        loop.go_on_from(progress, state)
+        return resumed
+
+    def _near(self) -> Path:
+        """Where ``"last"`` is looked for."""
+        placed = [c.dirpath for c in self.checkpoint_callbacks if c.dirpath]
+        return Path(placed[0] if placed else self.default_root_dir)
 
     def _guarded(
         self, loop: FitLoop, saving: Saving, evaluation: Evaluation | None, resumed: resume.Resumed | None
@@ -426,7 +471,8 @@ class Trainer:
                 f"{type(module).__name__} has nothing to run: it needs {stage}_step and a dataloader of that kind."
             )
         if ckpt_path is not None:
-            resume.load_weights(self, ckpt_path)
+            opened = resume.open_checkpoint(ckpt_path, near=self._near())
+            module.load_state_dict(resume.require_weights(opened), strict=module.strict_loading)
         logged = evaluation.run(self.global_step)
         self.hooks.call("teardown", stage)
         return [{name: float(value) for name, value in logged.items()}]

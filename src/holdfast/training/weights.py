@@ -15,7 +15,9 @@ from holdfast.log import logger
 _SHOWN = 10
 
 
-def load_weights(module: nn.Module, state: Mapping[str, Any], *, strict: bool, checkpoint: str, remedy: str = "") -> None:
+def load_weights(
+    module: nn.Module, state: Mapping[str, Any], *, strict: bool, checkpoint: str, remedy: str = ""
+) -> None:
     """Load a state dict.
 
     Keys that match but for ``_orig_mod.`` (a compiled module) or ``module.`` (a wrapped one), on either side, are
@@ -41,13 +43,13 @@ def load_weights(module: nn.Module, state: Mapping[str, Any], *, strict: bool, c
     except RuntimeError as error:  # how torch reports what does not fit
         others = ", or load what fits with strict=False." if strict else "."
         raise Incompatible(
-            f"does not fit {type(module).__qualname__}: {_differences(own, renamed, strict=strict) or error}.",
+            f"does not fit {type(module).__name__}: {_differences(own, renamed, strict=strict) or error}.",
             checkpoint=checkpoint,
             good="The checkpoint is as it was.",
             remedy=remedy or f"Build the module as when it was saved{others}",
         ) from error
     if not strict:
-        _report(own, outcome, type(module).__qualname__, checkpoint)
+        _report(own, outcome, type(module).__name__, checkpoint)
 
 
 def _report(own: Mapping[str, Any], outcome: Any, name: str, checkpoint: str) -> None:

@@ -1,0 +1,141 @@
+"""Show what a module consists of when fit begins. Changes nothing of it, and runs nothing through it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from holdfast.callbacks.callback import Callback
+from holdfast.errors import ConfigError
+
+if TYPE_CHECKING:
+    from holdfast.training.module import LightningModule
+    from holdfast.training.trainer import Trainer
+
+_HEADINGS = ("layer", "type", "parameters", "trainable", "MB")
+_NUMBERS_FROM = 2  # the columns from here on are aligned to the right
+_GAP = 2
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One module as the summary counts it, with everything below it; what is shared within it counts once.
+
+    Args:
+        name: As in ``named_modules``; empty for the whole.
+        kind: The class.
+        parameters: How many numbers its parameters hold.
+        trainable: How many of those ask for gradients.
+        bytes: Of parameters and buffers.
+        lazy: Whether some parameters have no shape yet; they count as nothing.
+    """
+
+    name: str
+    kind: str
+    parameters: int
+    trainable: int
+    bytes: int
+    lazy: bool
+
+    def cells(self) -> tuple[str, ...]:
+        """One text for each heading."""
+        unknown = " + lazy" if self.lazy else ""
+        return (
+            self.name,
+            self.kind,
+            f"{self.parameters:,}{unknown}",
+            f"{self.trainable:,}",
+            f"{self.bytes / 1e6:,.1f}",
+        )
+
+
+class ModelSummary(Callback):
+    """Print a table of the module's layers to stdout when fit begins, on rank 0.
+
+    Args:
+        max_depth: How deep to go: 1 shows the layers of the module itself, -1 all of them, 0 shows nothing.
+
+    Raises:
+        ConfigError: The depth is none.
+    """
+
+    def __init__(self, max_depth: int = 1) -> None:
+        if max_depth < -1:
+            raise ConfigError(f"ModelSummary: max_depth is a whole number of -1 or more, not {max_depth!r}.")
+        self.max_depth = max_depth
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print it."""
+        if self.max_depth and trainer.is_global_zero:
+            show(layers(pl_module, max_depth=self.max_depth))
+
+
+def layers(module: nn.Module, *, max_depth: int) -> list[Layer]:
+    """The layers of a module down to ``max_depth`` (-1: all), in their order; the last one is the module itself."""
+    found = [
+        _layer(name, layer)
+        for name, layer in module.named_modules()
+        if name and (max_depth == -1 or name.count(".") < max_depth)
+    ]
+    own = list(module.parameters(recurse=False))
+    if own:
+        found.append(_counted("its own", "", own, module.buffers(recurse=False)))
+    return [*found, _layer("", module)]
+
+
+def show(found: Sequence[Layer]) -> None:
+    """Print layers, the last of which is the whole: a table on a terminal, aligned lines elsewhere."""
+    *rows, total = ([*layer.cells()] for layer in found)
+    total[0] = "all"
+    if sys.stdout.isatty():
+        _print_table(rows, total)
+    else:
+        print("\n".join(_lines([[*_HEADINGS], *rows, total])))
+
+
+def _layer(name: str, layer: nn.Module) -> Layer:
+    return _counted(name, type(layer).__name__, list(layer.parameters()), layer.buffers())
+
+
+def _counted(name: str, kind: str, parameters: Sequence[nn.Parameter], buffers: Iterable[Tensor]) -> Layer:
+    shaped = [p for p in parameters if not is_lazy(p)]
+    return Layer(
+        name,
+        kind,
+        sum(p.numel() for p in shaped),
+        sum(p.numel() for p in shaped if p.requires_grad),
+        sum(t.numel() * t.element_size() for t in (*shaped, *(b for b in buffers if not is_lazy(b)))),
+        len(shaped) < len(parameters),
+    )
+
+
+def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        (" " * _GAP)
+        .join(
+            cell.rjust(width) if column >= _NUMBERS_FROM else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        .rstrip()
+        for row in rows
+    ]
+
+
+def _print_table(rows: Sequence[Sequence[str]], total: Sequence[str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False)
+    for column, heading in enumerate(_HEADINGS):
+        table.add_column(heading, overflow="fold", justify="right" if column >= _NUMBERS_FROM else "left")
+    for row in rows:
+        table.add_row(*row)
+    table.add_section()
+    table.add_row(*total, style="bold")
+    Console(markup=False, highlight=False, emoji=False).print(table)

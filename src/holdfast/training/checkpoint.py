@@ -1,0 +1,201 @@
+"""A fit's state as one dictionary, under the keys that readers of this family of files know; and back again.
+
+Hooks of users see and edit this dictionary; what they leave in it is what is saved, and what is put back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from holdfast.callbacks.callback import Callback
+from holdfast.engine.job import Captured
+from holdfast.errors import Incompatible
+from holdfast.formats.lightning import LIGHTNING_VERSION
+from holdfast.policy.values import Progress
+from holdfast.policy.what import What
+from holdfast.state import random
+from holdfast.training.hparams import checkpoint_entries
+
+OWN = "holdfast"
+
+
+@dataclass
+class Parts:
+    """Everything of a fit that has a state.
+
+    Args:
+        module: The module.
+        datamodule: The datamodule, if any.
+        callbacks: The callbacks.
+        optimizers: The optimizers.
+        schedulers: The schedulers.
+        precision: The scaler of half precision, or what stands for it.
+        loop: What the loop remembers.
+        progress: The counters.
+        random: The random state to store, where it is not that of this moment.
+    """
+
+    module: Any
+    datamodule: Any
+    callbacks: list[Callback]
+    optimizers: list[torch.optim.Optimizer]
+    schedulers: list[Any]
+    precision: Any
+    loop: dict[str, Any]
+    progress: Progress
+    random: dict[str, Any] | None = None
+
+
+@dataclass
+class Dump:
+    """The dictionary, and where the parts are in it."""
+
+    root: dict[str, Any]
+    places: dict[str, tuple[str | int, ...]] = field(default_factory=dict)
+
+
+def dump(parts: Parts, what: What) -> Dump:
+    """Put the dictionary together. Tensors are lent, not copied."""
+    made = Dump(
+        {
+            "epoch": parts.progress.epoch,
+            "global_step": parts.progress.steps,
+            "pytorch-lightning_version": LIGHTNING_VERSION,
+            "state_dict": parts.module.state_dict(),
+        },
+        {"model": ("state_dict",)},
+    )
+    _put_hyperparameters(made, parts.module)
+    if parts.datamodule is not None:
+        _put_hyperparameters(made, parts.datamodule)
+        state = parts.datamodule.state_dict()
+        if state:
+            made.root[type(parts.datamodule).__qualname__] = state
+            made.places["datamodule"] = (type(parts.datamodule).__qualname__,)
+    if not what.wants_part("optimizer"):
+        return made
+    made.root["callbacks"] = {c.state_key: state for c in parts.callbacks if (state := c.state_dict())}
+    made.places["callbacks"] = ("callbacks",)
+    for key, name, things in (
+        ("optimizer_states", "optimizer", parts.optimizers),
+        ("lr_schedulers", "scheduler", parts.schedulers),
+    ):
+        made.root[key] = [thing.state_dict() for thing in things]
+        made.places.update({f"{name}{i or ''}": (key, i) for i in range(len(things))})
+    scaler = parts.precision.state_dict()
+    if scaler:
+        made.root["MixedPrecision"] = scaler
+        made.places["precision"] = ("MixedPrecision",)
+    made.root[OWN] = {"loop": parts.loop, "random": parts.random or random.capture()}
+    made.places.update({"loop": (OWN, "loop"), "random": (OWN, "random")})
+    return made
+
+
+def captured(made: Dump, parts: Parts) -> Captured:
+    """The dictionary as the engine takes it, after hooks have edited it."""
+    frozen = frozenset(
+        f"model.{name}" for name, p in parts.module.named_parameters(remove_duplicate=False) if not p.requires_grad
+    )
+    names = {id(p): name for name, p in parts.module.named_parameters()}
+    groups = {
+        f"optimizer{i or ''}": [[names.get(id(p), "") for p in g["params"]] for g in optimizer.param_groups]
+        for i, optimizer in enumerate(parts.optimizers)
+        if f"optimizer{i or ''}" in made.places
+    }
+    there = {name: place for name, place in made.places.items() if _is_there(made.root, place)}
+    return Captured(made.root, there, frozen, groups)
+
+
+def check(root: Mapping[str, Any], parts: Parts, *, checkpoint: str, strict: bool) -> None:
+    """Refuse a dictionary that does not fit, before anything is changed.
+
+    Raises:
+        Incompatible: Everything that is missing, extra or of another shape, in one error.
+    """
+    problems = []
+    if "state_dict" not in root:
+        problems.append("it holds no model")
+    elif strict:
+        problems += state_problems(parts.module, root["state_dict"])
+    if "optimizer_states" not in root:
+        problems.append("it holds no optimizer state: it was saved with weights only, or by another program")
+    else:
+        for name, there, here in (
+            ("optimizers", root["optimizer_states"], parts.optimizers),
+            ("schedulers", root.get("lr_schedulers", []), parts.schedulers),
+        ):
+            if len(there) != len(here):
+                problems.append(f"it holds {len(there)} {name}, and the module has {len(here)}")
+        for i, (state, optimizer) in enumerate(zip(root["optimizer_states"], parts.optimizers, strict=False)):
+            problems += _group_problems(i, state, optimizer)
+    if problems:
+        shown = "; ".join(problems[:20]) + (f"; and {len(problems) - 20} more" if len(problems) > 20 else "")
+        raise Incompatible(
+            f"does not fit: {shown}.",
+            checkpoint=checkpoint,
+            good="Nothing was changed, neither in memory nor on disk.",
+            remedy="Build the model and the optimizers as they were, or take only the weights: load_from_checkpoint().",
+        )
+
+
+def restore(root: Mapping[str, Any], parts: Parts, *, strict: bool) -> None:
+    """Put a checked dictionary back: model, optimizers, schedulers, precision, callbacks, datamodule.
+
+    The loop's position and the random state are put back by whoever runs the loop, last.
+    """
+    parts.module.load_state_dict(root["state_dict"], strict=strict)
+    for optimizer, state in zip(parts.optimizers, root["optimizer_states"], strict=True):
+        optimizer.load_state_dict(state)
+    for scheduler, state in zip(parts.schedulers, root.get("lr_schedulers", []), strict=True):
+        scheduler.load_state_dict(state)
+    parts.precision.load_state_dict(root.get("MixedPrecision", {}))
+    states = root.get("callbacks", {})
+    for callback in parts.callbacks:
+        if callback.state_key in states:
+            callback.load_state_dict(states[callback.state_key])
+    if parts.datamodule is not None and type(parts.datamodule).__qualname__ in root:
+        parts.datamodule.load_state_dict(root[type(parts.datamodule).__qualname__])
+
+
+def state_problems(module: nn.Module, state: Mapping[str, Any]) -> list[str]:
+    """What of a state dict does not fit a module."""
+    own = module.state_dict()
+    problems = [f"model.{key} is missing from it" for key in own if key not in state]
+    problems += [f"model.{key} is not in the model" for key in state if key not in own]
+    for key, value in own.items():
+        there = state.get(key)
+        if isinstance(value, torch.Tensor) and isinstance(there, torch.Tensor) and value.shape != there.shape:
+            problems.append(f"model.{key} has shape {list(value.shape)} here and {list(there.shape)} there")
+    return problems
+
+
+def _group_problems(index: int, state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> list[str]:
+    there, here = state["param_groups"], optimizer.param_groups
+    if len(there) != len(here):
+        return [f"optimizer {index} has {len(here)} parameter groups here and {len(there)} there"]
+    return [
+        f"group {g} of optimizer {index} has {len(a['params'])} parameters here and {len(b['params'])} there"
+        for g, (a, b) in enumerate(zip(here, there, strict=True))
+        if len(a["params"]) != len(b["params"])
+    ]
+
+
+def _put_hyperparameters(made: Dump, owner: Any) -> None:
+    made.root.update(checkpoint_entries(owner))
+    key = owner.CHECKPOINT_HYPER_PARAMS_KEY
+    if key in made.root:
+        made.places[key] = (key,)
+
+
+def _is_there(root: Any, place: tuple[str | int, ...]) -> bool:
+    try:
+        for key in place:
+            root = root[key]
+    except (KeyError, IndexError, TypeError):
+        return False
+    return True

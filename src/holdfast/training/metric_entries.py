@@ -1,0 +1,251 @@
+"""What one stage of a run logs: an entry for each metric, hook and data loader. Publishes nothing."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import asdict
+from typing import Any
+
+from torch import Tensor, dtype
+
+from holdfast.errors import ConfigError
+from holdfast.training.metric_rules import FUNCTION, Names, Settings, within_batch
+from holdfast.training.metric_values import computed, no_number, size_of, sizes, tensor_of
+from holdfast.training.reduction import Across, Reduction, reduction
+
+Key = tuple[str, str, int | None]
+"""Name, hook, and the index of the data loader; None outside of batches."""
+
+
+class Entry:
+    """One metric of one stage, as one hook logs it, from one data loader.
+
+    Attributes:
+        given: The arguments of the last call, which need no second look when they come again.
+        value: The last single value.
+        at: The optimizer steps at which that was measured; None while its batch is under way.
+        unshown: Whether nobody has looked at it since.
+        unlogged: Whether it was not handed to loggers since.
+        total: The values of this epoch.
+        dtype: Of the last tensor of this epoch.
+        source: The metric object that was logged in this epoch.
+        touched: Whether something was logged since ``result`` was made.
+        result: The published value of this epoch.
+    """
+
+    __slots__ = (
+        "at", "dtype", "given", "hook", "in_training", "loader", "name", "names", "on_epoch", "on_step", "result",
+        "settings", "source", "total", "touched", "unlogged", "unshown", "value", "warned", "weighted", "within_batch",
+    )  # fmt: skip
+
+    def __init__(self, name: str, hook: str, loader: int | None, settings: Settings, *, in_training: bool) -> None:
+        self.name, self.hook, self.loader = name, hook, loader
+        self.settings = settings
+        self.names = Names.of(name, settings, loader)
+        self.in_training = in_training
+        self.on_step, self.on_epoch = settings.on_step, settings.on_epoch
+        self.weighted = settings.on_epoch and settings.operation == "mean"
+        self.within_batch = within_batch(hook)
+        self.given: tuple[Any, ...] | None = None
+        self.value: Any = None
+        self.at: int | None = None
+        self.unshown = self.unlogged = self.warned = False
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin an epoch."""
+        self.total: Reduction = reduction(self.settings.function or self.settings.operation)
+        self.dtype: dtype | None = None
+        self.source: Any = None
+        self.touched = False
+        self.result: Tensor | None = None
+
+    def accept(self, value: Tensor) -> None:
+        """Make ready for a value of another dtype than the last one's."""
+        if value.is_complex():
+            raise no_number(self.name, value)
+        if self.on_epoch:
+            self.total.accept(value)
+        self.dtype = value.dtype
+
+    def compute(self, across: Across | None) -> Tensor:
+        """The value of this epoch so far."""
+        if self.source is not None:
+            return tensor_of(computed(self.name, self.source.compute()))
+        return tensor_of(computed(self.name, self.total.result(across if self.settings.synchronised else None)))
+
+    @property
+    def monitored(self) -> set[str]:
+        """The names under which callbacks find it. Single values of an evaluation are not for them."""
+        step = {self.names.step} if self.on_step and self.in_training else set()
+        return step | ({self.names.epoch, self.names.monitor} if self.on_epoch else set())
+
+    @property
+    def published(self) -> set[str]:
+        """All its names."""
+        return self.monitored | ({self.names.step} if self.on_step else set())
+
+
+class Stage:
+    """What one stage logs. Its entries outlive an epoch, so that the arguments of all calls are compared.
+
+    Attributes:
+        several: Whether it reads more than one data loader.
+        entries: What was logged, in the order of the first calls.
+        waiting: What a checkpoint holds of this epoch and was not logged since.
+        fresh: What was logged since the last batch ended.
+        open: Whether it was begun and not ended.
+        loaded: Whether it was made by a checkpoint and not begun since.
+        steps: Optimizer steps at the end of the last batch.
+        batch: The batch under way, or the last one.
+        loader: Its data loader; None outside of batches.
+        size: Its size, once somebody has asked.
+    """
+
+    __slots__ = (
+        "_checked", "batch", "entries", "fresh", "loaded", "loader", "name", "open", "several", "size", "steps",
+        "waiting",
+    )  # fmt: skip
+
+    def __init__(self, name: str, *, several: bool) -> None:
+        self.name, self.several = name, several
+        self.entries: dict[Key, Entry] = {}
+        self.waiting: dict[Key, dict[str, Any]] = {}
+        self.fresh: list[Entry] = []
+        self.open = self.loaded = self._checked = False
+        self.steps = 0
+        self.leave_batches()
+
+    def leave_batches(self) -> None:
+        """No batch is under way."""
+        self.batch: Any = None
+        self.loader: int | None = None
+        self.size: int | None = None
+
+    def forget(self) -> None:
+        """Begin an epoch."""
+        self.waiting.clear()
+        self.fresh.clear()
+        for entry in self.entries.values():
+            entry.forget()
+
+    def reset_objects(self) -> None:
+        """Reset the metric objects, when all are computed: one may stand under several names."""
+        for entry in self.entries.values():
+            if entry.source is not None:
+                entry.source.reset()
+
+    def entry(self, key: Key, settings: Settings) -> Entry:
+        """The entry of that key, a new one if need be.
+
+        Raises:
+            ConfigError: The metric has been logged with other settings, or another one has its name.
+        """
+        name, hook, index = key
+        for other in self.entries.values():
+            if other.name == name and other.settings != settings:
+                where = f"in {hook}" if other.hook == hook else f"in {other.hook} and in {hook}"
+                raise ConfigError(
+                    f"Metric {name!r} is logged {where} with {other.settings.differences(settings)}.",
+                    remedy="Log it with the same arguments each time, or under another name.",
+                )
+        if key in self.entries:
+            return self.entries[key]
+        loader = index if self.several and within_batch(hook) else None
+        entry = Entry(name, hook, loader, settings, in_training=self.name == "train")
+        self._check_names(entry)
+        self.entries[key] = entry
+        if key in self.waiting:
+            self._go_on(entry, self.waiting.pop(key))
+        return entry
+
+    def find_size(self, name: str) -> int:
+        """The size of the batch under way: that of the first tensor in it; 1 where there is no batch.
+
+        Raises:
+            ConfigError: It holds no tensor.
+        """
+        size = 1 if self.batch is None else size_of(self.batch)
+        if size is None:
+            raise ConfigError(
+                f"Metric {name!r} is averaged over the epoch, but a batch (a {type(self.batch).__name__}) holds no "
+                "tensor that would tell its size.",
+                remedy="Give batch_size= to log().",
+            )
+        if not self._checked and self.batch is not None:
+            self._checked = True
+            if any(other != size for other in sizes(self.batch)):
+                warnings.warn(
+                    f"The tensors of a batch differ in their first dimension. Metric {name!r} is weighted by the first "
+                    f"one's, {size}; give batch_size= to log() if that is not the batch size.",
+                    stacklevel=4,
+                )
+        self.size = size
+        return size
+
+    def state_dict(self) -> dict[str, Any]:
+        """The epoch so far, and the names of metric objects, whose state is not ours."""
+        found = [
+            {
+                "key": list(key),
+                "settings": {k: v for k, v in asdict(entry.settings).items() if k != "function"},
+                "total": entry.total.state_dict(),
+            }
+            for key, entry in self.entries.items()
+            if entry.touched and entry.source is None
+        ]
+        objects = [entry.name for entry in self.entries.values() if entry.source is not None]
+        return {"entries": [*found, *self.waiting.values()], "objects": objects}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Let metrics go on from such a state when they are logged again, or at the end if they are not."""
+        for saved in state["entries"]:
+            name, hook, index = saved["key"]
+            self.waiting[name, hook, index] = saved
+        if state["objects"]:
+            warnings.warn(
+                f"This epoch's value of {', '.join(map(repr, state['objects']))} will cover only the batches from here "
+                "on: what a metric object has seen is not in the checkpoint.",
+                stacklevel=3,
+            )
+
+    def revive(self) -> None:
+        """Make entries of what a checkpoint holds and nobody has logged since."""
+        for key, saved in list(self.waiting.items()):
+            if saved["settings"]["operation"] == FUNCTION:
+                warnings.warn(
+                    f"Metric {key[0]!r} has no value for this epoch: it was not logged since the resume, and the "
+                    "checkpoint does not hold its reduce_fx function.",
+                    stacklevel=3,
+                )
+            else:
+                self.entry(key, Settings(**saved["settings"]))
+        self.waiting.clear()
+
+    def _go_on(self, entry: Entry, saved: dict[str, Any]) -> None:
+        before, now = saved["settings"]["operation"], entry.settings.operation
+        if before == now and entry.on_epoch:
+            entry.total.load_state_dict(saved["total"])
+            entry.touched = True
+        elif entry.on_epoch:
+            warnings.warn(
+                f"Metric {entry.name!r} was reduced by {before} when the checkpoint was taken, and is by {now} now: "
+                "its value of this epoch covers only the batches from here on.",
+                stacklevel=5,
+            )
+
+    def _check_names(self, entry: Entry) -> None:
+        for other in self.entries.values():
+            clash = " and ".join(map(repr, sorted(other.published & entry.published)))
+            if not clash or (other.name, other.loader) == (entry.name, entry.loader):
+                continue
+            if other.name == entry.name:
+                raise ConfigError(
+                    f"Data loaders {other.loader} and {entry.loader} both log {clash} without their index.",
+                    remedy="Leave add_dataloader_idx at True, or put the index into the name.",
+                )
+            raise ConfigError(
+                f"{clash} would stand for two metrics: {other.name!r}, logged in {other.hook}, and {entry.name!r}, "
+                f"logged in {entry.hook}.",
+                remedy="Rename one of them.",
+            )

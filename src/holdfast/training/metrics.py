@@ -1,0 +1,387 @@
+"""Keep what a run logs until somebody asks for it. On an ordinary step no tensor is read and nothing is averaged.
+
+A single value is cloned, because its tensor may be changed after it was logged; the values of an epoch are added
+up where they are. Only ``MetricLog.scores`` and ``numbers`` wait for a device.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from numbers import Real
+from typing import Any, Literal
+
+from torch import Tensor
+
+from holdfast.errors import ConfigError
+from holdfast.policy.values import Score
+from holdfast.training.metric_entries import Entry, Stage
+from holdfast.training.metric_rules import FUNCTION, Given, Settings, checked_size, settle
+from holdfast.training.metric_values import check_object, computed, numbers, one_element, plain_number, tensor_of
+from holdfast.training.reduction import Across
+
+__all__ = ["MetricLog", "StageName", "numbers"]
+
+StageName = Literal["train", "validate", "sanity", "test", "predict"]
+
+
+class MetricLog:
+    """What a run logs. One object for each call of fit, validate or test.
+
+    A stage goes: ``begin_stage``; for each batch ``begin_batch`` and ``end_batch``; ``end_batches``; the hooks of
+    its end; ``end_stage``. A validation may run within a training, which is the stage again when it ends.
+
+    Attributes:
+        logged: What was last handed to loggers, as tensors.
+        reduce: Reduces a tensor over all ranks by ``"mean"``, ``"sum"``, ``"min"`` or ``"max"``; None where there is
+            one rank. Called for what is logged with ``sync_dist=True`` only: within ``log`` for single values, at
+            the end of the batches for values of an epoch.
+    """
+
+    def __init__(self) -> None:
+        self.reduce: Across | None = None
+        self.logged: dict[str, Tensor] = {}
+        self._callback: dict[str, Tensor] = {}
+        self._progress_bar: dict[str, Tensor] = {}
+        self._measured: dict[str, tuple[Tensor, int | None]] = {}
+        self._before_sanity: list[dict[str, Any]] | None = None
+        self._none = Stage("none", several=False)
+        self._stages: dict[str, Stage] = {}
+        self._stage = self._none
+        self._unshown: list[Entry] = []
+
+    @property
+    def callback(self) -> dict[str, Tensor]:
+        """What callbacks and monitors see, as tensors: single values of training, and values of epochs.
+
+        Always the same dict; to ask for it brings it up to date. What is put into it by hand stays.
+        """
+        self._show()
+        return self._callback
+
+    @property
+    def progress_bar(self) -> dict[str, Tensor]:
+        """What was logged with ``prog_bar=True``, as tensors; ``numbers`` reads them."""
+        self._show()
+        return self._progress_bar
+
+    @property
+    def names(self) -> set[str]:
+        """Every name that a monitor finds now, or when the epoch under way ends."""
+        stages = [stage for name, stage in self._stages.items() if name != "sanity"]
+        return set(self.callback).union(*(e.monitored for stage in stages for e in stage.entries.values()))
+
+    # The course of a stage
+
+    def begin_stage(self, stage: StageName, *, dataloaders: int = 1) -> None:
+        """Begin a stage, or an epoch of training, with nothing logged but what ``load_state_dict`` has brought.
+
+        What a sanity check has published is gone from here on.
+
+        Args:
+            stage: Which.
+            dataloaders: How many it reads; with more than one, names say which.
+        """
+        self._end_sanity()
+        known = self._stages.get(stage)
+        if known is None or known.several != (dataloaders > 1):
+            known = self._stages[stage] = Stage(stage, several=dataloaders > 1)
+        elif known.loaded:
+            known.loaded = False
+        else:
+            known.forget()
+        known.open = True
+        known.leave_batches()
+        self._stage = known
+        if stage == "sanity":
+            self._before_sanity = [dict(kept) for kept in self._kept()]
+
+    def begin_batch(self, batch: Any, dataloader_idx: int = 0) -> None:
+        """Begin a batch. It is looked into only if an average needs a size that was not given.
+
+        Args:
+            batch: The batch.
+            dataloader_idx: Which data loader it is from.
+        """
+        stage = self._stage
+        if stage.fresh:
+            self._stamp(stage, stage.steps)  # logged after the end of the batch before this one
+        stage.batch = batch
+        stage.loader = dataloader_idx
+        stage.size = None
+
+    def end_batch(self, steps: int) -> None:
+        """What was logged in this batch was measured at ``steps`` optimizer steps."""
+        stage = self._stage
+        stage.steps = steps
+        if stage.fresh:
+            self._stamp(stage, steps)
+
+    def end_batches(self, steps: int) -> None:
+        """All batches are done: publish the values of the epoch, for the hooks that come now may read them.
+
+        They may also log more; ``end_stage`` follows them.
+
+        Args:
+            steps: The optimizer steps at which these values were measured.
+        """
+        stage = self._stage
+        if stage.fresh:
+            self._stamp(stage, steps)
+        stage.leave_batches()
+        stage.revive()
+        for entry in stage.entries.values():
+            if entry.touched:
+                entry.result = entry.compute(self.reduce)
+                entry.touched = False
+                self._publish(entry, entry.result, {entry.names.epoch, entry.names.monitor}, steps)
+                if entry.settings.prog_bar:
+                    self._progress_bar[entry.names.epoch] = entry.result
+
+    def end_stage(self, steps: int) -> dict[str, Tensor]:
+        """End the stage. A training that a validation has interrupted goes on.
+
+        Args:
+            steps: The optimizer steps at which its values were measured.
+
+        Returns:
+            The values of the epoch that are for loggers.
+        """
+        self.end_batches(steps)
+        stage = self._stage
+        for_loggers = {
+            entry.names.epoch: entry.result
+            for entry in stage.entries.values()
+            if entry.result is not None and entry.settings.logger
+        }
+        self.logged.update(for_loggers)
+        stage.reset_objects()
+        stage.forget()
+        stage.open = False
+        training = self._stages.get("train", self._none)
+        self._stage = training if training.open else self._none
+        return for_loggers
+
+    # Logging
+
+    def log(
+        self,
+        name: str,
+        value: Any,
+        *,
+        hook: str,
+        prog_bar: bool = False,
+        logger: bool | None = None,
+        on_step: bool | None = None,
+        on_epoch: bool | None = None,
+        reduce_fx: str | Callable[[Any], Any] = "mean",
+        sync_dist: bool = False,
+        add_dataloader_idx: bool = True,
+        batch_size: int | None = None,
+        metric_attribute: str | None = None,
+        rank_zero_only: bool = False,
+        enable_graph: bool = False,
+        sync_dist_group: Any = None,
+    ) -> None:
+        """Log one value; see ``LightningModule.log``. ``hook`` is the step or hook that runs.
+
+        Raises:
+            ConfigError: The value is not one real number, or nothing can be logged in this hook, or not so.
+        """
+        stage = self._stage
+        entry = stage.entries.get((name, hook, stage.loader))
+        given = (
+            prog_bar, logger, on_step, on_epoch, reduce_fx, sync_dist, add_dataloader_idx, metric_attribute,
+            rank_zero_only, enable_graph, sync_dist_group,
+        )  # fmt: skip
+        if entry is None or entry.given != given:
+            entry = self._declare(name, hook, Given(*given))
+        size = 1
+        if entry.weighted:
+            if batch_size is not None:
+                size = batch_size if type(batch_size) is int and batch_size >= 0 else checked_size(name, batch_size)
+            elif entry.within_batch:
+                size = stage.size if stage.size is not None else stage.find_size(name)
+        if isinstance(value, Tensor):
+            self._log_tensor(stage, entry, value, size)
+        elif type(value) is float or type(value) is int:
+            self._log_number(stage, entry, value, size)
+        elif isinstance(value, Real):
+            self._log_number(stage, entry, plain_number(value), size)
+        else:
+            self._log_object(stage, entry, value)
+
+    def _log_tensor(self, stage: Stage, entry: Entry, value: Tensor, size: int) -> None:
+        if value.dim():
+            value = one_element(entry.name, value)
+        if value.dtype is not entry.dtype:
+            entry.accept(value)
+        bare = value.detach() if value.requires_grad else value
+        if entry.on_epoch:
+            entry.total.add(bare, size)
+            entry.touched = True
+        if entry.on_step:
+            self._hold(stage, entry, (value if entry.settings.enable_graph else bare).clone())
+
+    def _log_number(self, stage: Stage, entry: Entry, value: float, size: int) -> None:
+        if entry.on_epoch:
+            entry.total.add_number(value, size)
+            entry.touched = True
+        if entry.on_step:
+            self._hold(stage, entry, value)
+
+    def _log_object(self, stage: Stage, entry: Entry, value: Any) -> None:
+        """A torchmetrics object, or one with the same verbs: it keeps the values of the epoch itself."""
+        check_object(entry.name, value)
+        entry.source = value
+        entry.touched = entry.on_epoch
+        if not entry.on_step:
+            return
+        single = getattr(value, "_forward_cache", None)
+        if single is not None:
+            self._hold(stage, entry, computed(entry.name, single))
+        elif not entry.warned:
+            entry.warned = True
+            warnings.warn(
+                f"Metric {entry.name!r} is logged on_step, but its object has no value of one step: it was only "
+                "updated. Call it on the batch, or log it with on_step=False, on_epoch=True.",
+                stacklevel=4,
+            )
+
+    def _hold(self, stage: Stage, entry: Entry, value: Tensor | float) -> None:
+        """Keep a single value until somebody looks."""
+        settings = entry.settings
+        if self.reduce is not None and settings.synchronised:
+            value = self.reduce(tensor_of(value), "mean" if settings.operation == FUNCTION else settings.operation)
+        entry.value = value
+        entry.at = None
+        entry.unlogged = True
+        stage.fresh.append(entry)
+        if not entry.unshown:
+            entry.unshown = True
+            self._unshown.append(entry)
+
+    def _declare(self, name: str, hook: str, given: Given) -> Entry:
+        """The entry for a first call, or one with other arguments than the last."""
+        settings = settle(name, hook, given)
+        stage = self._stage
+        if stage is self._none:
+            raise ConfigError(
+                f"log({name!r}) was called in {hook} while no training, validation or test was running.",
+                remedy="Log in the steps and hooks of fit, validate and test.",
+            )
+        if settings.synchronised and self.reduce is not None:
+            _check_reducible(name, settings, given)
+        entry = stage.entry((name, hook, stage.loader), settings)
+        entry.given = tuple(given)
+        return entry
+
+    # Publishing
+
+    def step_values(self) -> dict[str, Tensor]:
+        """What this stage has logged ``on_step`` for loggers and not handed out yet, the newest of each name."""
+        values = {}
+        for entry in self._stage.entries.values():
+            if entry.unlogged and entry.settings.logger:
+                values[entry.names.step] = tensor_of(entry.value)
+            entry.unlogged = False
+        self.logged.update(values)
+        return values
+
+    def scores(self, steps: int) -> dict[str, Score]:
+        """The metrics that callbacks see and that are one number, each with the step at which it was measured.
+
+        This reads the tensors, those of one device and dtype together; an integer tensor gives an int. Nothing that
+        the sanity check has measured is among them.
+
+        Args:
+            steps: The steps now: for values of the batch under way, and for those put into ``callback`` by hand.
+        """
+        if self._before_sanity is not None:
+            return {}
+        scores = {}
+        for name, value in numbers(self.callback).items():
+            held = self._callback[name]
+            known, at = self._measured.get(name, (None, None))
+            if known is not held:
+                self._measured[name] = (held, steps)
+                at = steps
+            scores[name] = Score(value, steps if at is None else at)
+        return scores
+
+    def _stamp(self, stage: Stage, steps: int) -> None:
+        for entry in stage.fresh:
+            entry.at = steps
+            if not entry.unshown:  # somebody has looked before the batch was over
+                entry.unshown = True
+                self._unshown.append(entry)
+        stage.fresh.clear()
+
+    def _show(self) -> None:
+        """Publish the single values that nobody has looked at yet."""
+        for entry in self._unshown:
+            entry.unshown = False
+            value, name = tensor_of(entry.value), entry.names.step
+            if entry.in_training:
+                self._publish(entry, value, {name}, entry.at)
+            if entry.settings.prog_bar:
+                self._progress_bar[name] = value
+        self._unshown.clear()
+
+    def _publish(self, entry: Entry, value: Tensor, names: Iterable[str], at: int | None) -> None:
+        for name in names:
+            self._callback[name] = value
+            self._measured[name] = (value, at)
+
+    def _kept(self) -> tuple[dict[str, Any], ...]:
+        self._show()
+        return self._callback, self._progress_bar, self.logged, self._measured
+
+    def _end_sanity(self) -> None:
+        if self._before_sanity is not None:
+            for kept, before in zip(self._kept(), self._before_sanity, strict=True):
+                kept.clear()
+                kept.update(before)
+            self._before_sanity = None
+
+    # Resuming
+
+    def state_dict(self) -> dict[str, Any]:
+        """The epoch of training under way, and what is published with its steps; tensors and plain values.
+
+        The state of metric objects is not in it: it is the module's.
+        """
+        callback, _, _, measured = self._before_sanity or self._kept()
+        shown = {name: known for name, known in measured.items() if callback.get(name) is known[0]}
+        return {
+            **self._stages.get("train", self._none).state_dict(),
+            "callback": {name: value for name, (value, _) in shown.items()},
+            "measured": {name: at for name, (_, at) in shown.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with such a state: training is the stage now, and the next ``begin_stage`` keeps what is in it.
+
+        Warns of metric objects, whose value of this epoch will lack what came before. An empty state does nothing.
+        """
+        if not state:
+            return
+        training = self._stages["train"] = self._stage = Stage("train", several=False)
+        training.open = training.loaded = True
+        training.load_state_dict(dict(state))
+        for name, at in state["measured"].items():
+            self._callback[name] = state["callback"][name]
+            self._measured[name] = (self._callback[name], at)
+
+
+def _check_reducible(name: str, settings: Settings, given: Given) -> None:
+    if given.sync_dist_group is not None:
+        raise ConfigError(
+            f"log({name!r}, sync_dist_group=...): metrics are reduced over all ranks, not over a group of them.",
+            remedy="Reduce the value yourself and log it with sync_dist=False.",
+        )
+    if settings.operation == FUNCTION and settings.on_epoch:
+        raise ConfigError(
+            f"log({name!r}, sync_dist=True): a reduce_fx function sees the values of its own rank only.",
+            remedy="Use 'mean', 'sum', 'min' or 'max', or sync_dist=False.",
+        )
