@@ -18,7 +18,7 @@ from holdfast.policy.values import Event, Moment, Progress, Score
 from holdfast.policy.what import What, full
 from holdfast.policy.where import Where
 from holdfast.store import LocalStore
-from torture.child import RULES, fingerprint, score
+from torture.child import RULES, fingerprint, kept, score
 
 ELEMENTS = 2**14  # 64 KiB
 _POLICIES = (
@@ -32,10 +32,9 @@ class Saver:
 
     Args:
         root: The folder.
-        steps: Saves to make at once, so that each further one evicts and moves the alias.
     """
 
-    def __init__(self, root: Path, *, steps: int = 6) -> None:
+    def __init__(self, root: Path) -> None:
         folder = Folder(LocalStore(root))
         folder.store.prepare()
         self.root = root
@@ -43,8 +42,7 @@ class Saver:
         self.engine = Engine(folder, self.run, _POLICIES, self._capture)
         self.step = 0
         self.saved: list[int] = []
-        for _ in range(steps):
-            self.save()
+        self.advance()
 
     def __enter__(self) -> Saver:
         return self
@@ -76,6 +74,11 @@ class Saver:
         error = self.attempt()
         assert error is None, error
         self.engine.settle()
+
+    def advance(self) -> None:
+        """Save on until the next save will evict a checkpoint, besides moving the alias."""
+        while not kept(self.saved) - kept([*self.saved, self.step + 1]):
+            self.save()
 
     @property
     def name(self) -> str:

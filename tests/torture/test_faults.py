@@ -68,6 +68,7 @@ def test_whichever_call_of_a_save_fails_the_last_good_checkpoint_stands(code, sa
     """Each call of one save fails once: it is told of once, gives its space back, and the next save works."""
     lost = late = 0
     for number in failures_of(saver, count=14):
+        saver.advance()
         before = look(tmp_path)
         good = f"'epoch=0-step={before.newest}.ckpt'"
         with failing_at(number, code) as calls:
@@ -104,6 +105,7 @@ def test_whichever_call_of_a_save_fails_the_last_good_checkpoint_stands(code, sa
 def test_a_write_cut_short_by_a_full_disk_publishes_nothing(code, saver, tmp_path):
     """Writes go through in pieces, until one fails: the temporary file goes, what stood before stands."""
     for number in failures_of(saver, at_most=4096, count=6):
+        saver.advance()
         before = look(tmp_path)
         with failing_at(number, code, functions=WRITES, at_most=4096) as calls:
             error = saver.attempt()

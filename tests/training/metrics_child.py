@@ -88,12 +88,13 @@ class Rows(Logger):
 
 
 def shown(callback, progress_bar, rows):
-    plain = {
-        "callback": dict(sorted(numbers(callback).items())),
-        "bar": dict(sorted(numbers(progress_bar).items())),
-        "rows": sorted(json.dumps(row, sort_keys=True) for row in rows if row),
-    }
-    return json.dumps(plain).replace("NaN", '"NaN"')
+    def text(values):
+        return {name: repr(value) for name, value in sorted(values.items())}
+
+    bar = text(numbers(progress_bar))
+    return json.dumps(
+        {"callback": text(numbers(callback)), "bar": bar, "rows": sorted(str(text(r)) for r in rows if r)}
+    )
 
 
 def through_lightning():

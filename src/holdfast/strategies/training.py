@@ -44,11 +44,9 @@ class SingleDevice(Single):
         """The context in which steps compute."""
         return self.precision.forward()
 
-    def batch(self, module: Any, batch: Any, dataloader_idx: int) -> Any:
-        """A batch through the transfer hooks, on the device and in the kind of numbers asked for."""
-        if self.precision.casts_input:
-            batch = _mapped(batch, self.precision.input)
-        return module.transferred(batch, self.device, dataloader_idx)
+    def cast(self, batch: Any) -> Any:
+        """A batch in the kind of numbers asked for."""
+        return _mapped(batch, self.precision.input) if self.precision.casts_input else batch
 
     def to_device(self, batch: Any, device: torch.device) -> Any:
         """Every tensor in a batch, on the device; what has a ``to`` of its own is asked for it."""

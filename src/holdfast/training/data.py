@@ -35,6 +35,47 @@ class Batches:
         return islice(iter(self.loader), skip, self.size)
 
 
+class Transfer:
+    """Brings batches to the device, through the hooks of the datamodule where it overrides them, else the module's.
+
+    Args:
+        module: The module.
+        datamodule: The datamodule, if any.
+        strategy: Casts, and knows the device.
+        base: The class that defines the module's hooks without changing anything.
+    """
+
+    def __init__(self, module: Any, datamodule: Any, strategy: Any, base: type) -> None:
+        self._strategy = strategy
+        owners = [(module, base)] if datamodule is None else [(datamodule, _datamodule_base()), (module, base)]
+        self._before = _hook(owners, "on_before_batch_transfer")
+        self._move = _hook(owners, "transfer_batch_to_device")
+        self._after = _hook(owners, "on_after_batch_transfer")
+
+    def __call__(self, batch: Any, dataloader_idx: int = 0) -> Any:
+        """One batch, as the step gets it."""
+        device = self._strategy.device
+        batch = self._strategy.cast(batch)
+        if self._before is not None:
+            batch = self._before(batch, dataloader_idx)
+        if self._move is not None:
+            batch = self._move(batch, device, dataloader_idx)
+        else:
+            batch = self._strategy.to_device(batch, device)
+        return batch if self._after is None else self._after(batch, dataloader_idx)
+
+
+def _hook(owners: Iterable[tuple[Any, type]], name: str) -> Any:
+    """The first override of a hook, or None."""
+    return next((getattr(owner, name) for owner, base in owners if overrides(owner, name, base)), None)
+
+
+def _datamodule_base() -> type:
+    from holdfast.training.datamodule import LightningDataModule
+
+    return LightningDataModule
+
+
 def limited(loader: Any, limit: float | int, *, what: str) -> Batches:
     """A loader and its limit: a number of batches (int), or a share of them (float up to 1.0).
 
@@ -78,9 +119,7 @@ def loaders_of(kind: str, given: Any, datamodule: Any, module: Any, base: type) 
     if given is not None:
         return given
     if datamodule is not None:
-        from holdfast.training.datamodule import LightningDataModule
-
-        if overrides(datamodule, name, LightningDataModule):
+        if overrides(datamodule, name, _datamodule_base()):
             return getattr(datamodule, name)()
         return None
     return getattr(module, name)() if overrides(module, name, base) else None

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from holdfast.training.data import Batches
+from holdfast.training.data import Batches, Transfer
 from holdfast.training.hooks import Context, Hooks
 from holdfast.training.metrics import MetricLog
 
@@ -26,6 +26,7 @@ class Evaluation:
         context: Which hook runs.
         metrics: Where it logs.
         loaders: What it reads.
+        transfer: Brings a batch to the device.
         inference_mode: Whether autograd is switched off for good (else only its recording).
         check: Called between batches; raises to stop.
     """
@@ -40,11 +41,13 @@ class Evaluation:
         context: Context,
         metrics: MetricLog,
         loaders: Sequence[Batches],
+        transfer: Transfer,
         inference_mode: bool,
         check: Any,
     ) -> None:
         self.stage = stage
         self.loaders = loaders
+        self._transfer = transfer
         self._module, self._strategy, self._hooks, self._context = module, strategy, hooks, context
         self._metrics, self._inference_mode, self._check = metrics, inference_mode, check
         self._step = getattr(module, f"{stage}_step")
@@ -90,7 +93,7 @@ class Evaluation:
         for batch_idx, raw in enumerate(loader.iterate()):
             if sanity is not None and batch_idx >= sanity:
                 break
-            batch = self._strategy.batch(self._module, raw, index)
+            batch = self._transfer(raw, index)
             self._metrics.begin_batch(batch, index)
             where = (batch, batch_idx, index)
             if begin:

@@ -14,7 +14,7 @@ from holdfast.errors import ConfigError
 from holdfast.policy.values import Event, Progress
 from holdfast.state import random
 from holdfast.state.optimizers import SchedulerConfig, SteppedOptimizer
-from holdfast.training.data import Batches
+from holdfast.training.data import Batches, Transfer
 from holdfast.training.evaluate import Evaluation
 from holdfast.training.hooks import Context, Hooks
 from holdfast.training.metrics import MetricLog
@@ -65,6 +65,7 @@ class FitLoop:
         context: Which hook runs.
         metrics: What is logged.
         batches: What it trains on.
+        transfer: Brings a batch to the device.
         optimizers: Its optimizers.
         schedulers: Their schedulers.
         limits: When to stop.
@@ -87,6 +88,7 @@ class FitLoop:
         context: Context,
         metrics: MetricLog,
         batches: Batches,
+        transfer: Transfer,
         optimizers: Sequence[Optimizer],
         schedulers: Sequence[SchedulerConfig],
         limits: FitLimits,
@@ -100,7 +102,8 @@ class FitLoop:
         late_epoch_end: Sequence[Callable[..., Any]] = (),
     ) -> None:
         self.module, self.strategy, self.hooks, self.context = module, strategy, hooks, context
-        self.metrics, self.batches, self.limits, self.evaluation = metrics, batches, limits, evaluation
+        self.metrics, self.batches, self.transfer = metrics, batches, transfer
+        self.limits, self.evaluation = limits, evaluation
         self.optimizers, self.schedulers = list(optimizers), list(schedulers)
         self.consider, self.asked_to_stop = consider, asked_to_stop
         self.log_step, self.log_epoch = log_step, log_epoch
@@ -190,7 +193,7 @@ class FitLoop:
             # One batch is looked ahead only where the end cannot be known: what is drawn is not yet trained on.
             upcoming = next(source, _END) if size is None else None
             last = upcoming is _END if size is None else batch_idx + 1 >= size
-            batch = self.strategy.batch(self.module, raw, 0)
+            batch = self.transfer(raw)
             metrics.begin_batch(batch)
             self.at_boundary = False
             if start and -1 in hooks.call_all(start, "on_train_batch_start", batch, batch_idx):

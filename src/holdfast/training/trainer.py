@@ -24,7 +24,7 @@ from holdfast.strategies.training import SingleDevice
 from holdfast.training import resume
 from holdfast.training.checkpoint import Parts, captured, check, dump, restore
 from holdfast.training.config import Config
-from holdfast.training.data import Batches, limited, loaders_of, several
+from holdfast.training.data import Batches, Transfer, limited, loaders_of, several
 from holdfast.training.evaluate import Evaluation, Stage
 from holdfast.training.fit import FitLoop
 from holdfast.training.hooks import Context, Hooks, overrides
@@ -324,6 +324,9 @@ class Trainer:
     def _loaders(self, kind: str, given: Any) -> Any:
         return loaders_of(kind, given, self._datamodule, self.lightning_module, LightningModule)
 
+    def _transfer(self) -> Transfer:
+        return Transfer(self.lightning_module, self._datamodule, self.strategy, LightningModule)
+
     def _evaluation(self, stage: Stage, given: Any) -> Evaluation | None:
         kind = "val" if stage == "validation" else "test"
         if not overrides(self.lightning_module, f"{stage}_step", LightningModule):
@@ -339,6 +342,7 @@ class Trainer:
             context=self.hook_context,
             metrics=self.metric_log,
             loaders=loaders,
+            transfer=self._transfer(),
             inference_mode=self.config.inference_mode,
             check=self._check_signal,
         )
@@ -354,6 +358,7 @@ class Trainer:
             context=self.hook_context,
             metrics=self.metric_log,
             batches=batches,
+            transfer=self._transfer(),
             optimizers=self.optimizers,
             schedulers=self.lr_scheduler_configs,
             limits=self.config.limits(batches),
