@@ -163,8 +163,10 @@ def test_no_beginning_of_a_pickle_is_a_pickle():
 
 
 def test_no_single_changed_byte_does_anything_but_change_a_value_or_be_refused():
-    """Every byte of the sample, changed to each other one (here 3,000 of these): a value or a PickleError."""
-    changes = scale.sample([(at, value) for at in range(len(SAMPLE)) for value in range(256)], 3000)
+    """Every byte of the sample changed to 16 others (here 3,000 of these): a value or a PickleError."""
+    dice = random.Random(1)
+    changes = [(at, value) for at in range(len(SAMPLE)) for value in dice.sample(range(256), 16)]
+    changes = scale.sample(changes, 3000)
     refused = 0
     for at, value in changes:
         refused += not readable(SAMPLE[:at] + bytes([value]) + SAMPLE[at + 1 :])

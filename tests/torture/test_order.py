@@ -7,6 +7,7 @@ import warnings
 
 import pytest
 from faults import CHANGING, Call, failing_at, watching
+from scale import sample
 
 from holdfast.engine.engine import SaveFailedWarning
 from torture.saver import Saver
@@ -65,7 +66,7 @@ def test_a_failed_save_evicts_nothing(saver, tmp_path):
         saver.save()
     before = removals(saver, calls)[0]
     assert before > 20
-    for number in range(1, before + 1):
+    for number in sample(range(1, before + 1), 20):
         saver.advance()
         there = {path.name for path in tmp_path.glob("*.ckpt")}
         with failing_at(number, errno.EIO, functions=CHANGING) as calls:

@@ -415,13 +415,13 @@ def test_a_batch_without_a_tensor_needs_a_size(batch):
 
 
 def test_an_epoch_end_hook_is_not_weighted():
-    """No batch is under way there, even if the loop has not said so yet."""
+    """No batch is under way there: every value counts once, unless the user gives a size."""
     log = begun("validate")
-    log.log("x", 1.0, hook="validation_step")
-    log.end_batch(0)
-    for value in (1.0, 4.0):
-        log.log("y", value, hook="on_validation_epoch_end")
-    assert log.end_stage(0)["y"] == 2.5
+    log.begin_batch(["no tensor"])
+    log.end_batches(0)
+    for value, size in ((1.0, None), (4.0, 2)):
+        log.log("y", value, hook="on_validation_epoch_end", batch_size=size)
+    assert log.end_stage(0) == {"y": 3.0}
 
 
 # What the loop needs
@@ -500,10 +500,11 @@ def test_inference_mode_leaves_no_mark(reduce_fx):
     log = begun("validate")
     with torch.inference_mode():
         log.log("x", torch.ones(()), hook="validation_step", reduce_fx=reduce_fx)
-        log.end_batches(0)
-        assert log.callback["x"] == 1
+        log.end_batch(0)
+    log.begin_batch(torch.zeros(4))
     log.log("x", torch.ones(()), hook="validation_step", reduce_fx=reduce_fx)
-    log.end_stage(0)
+    with torch.inference_mode():
+        log.end_stage(0)
     (torch.ones((), requires_grad=True) * log.callback["x"]).backward()
 
 
@@ -524,7 +525,7 @@ def test_a_score_keeps_the_step_at_which_it_was_measured():
     assert log.callback["loss"] == 2.0
     assert log.scores(11) == {"loss": Score(2.0, 11), "by_hand": Score(5.0, 11)}
     log.end_batch(12)
-    assert log.scores(12) == {"loss": Score(2.0, 12), "by_hand": Score(5.0, 11)}
+    assert log.scores(13) == {"loss": Score(2.0, 12), "by_hand": Score(5.0, 11)}
 
 
 def test_what_is_logged_after_a_batch_has_ended_belongs_to_its_step():

@@ -103,15 +103,19 @@ def _layer(name: str, layer: nn.Module) -> Layer:
 
 
 def _counted(name: str, kind: str, parameters: Sequence[nn.Parameter], buffers: Iterable[Tensor]) -> Layer:
-    shaped = [p for p in parameters if not is_lazy(p)]
+    shaped = _shaped(parameters)
     return Layer(
         name,
         kind,
         sum(p.numel() for p in shaped),
         sum(p.numel() for p in shaped if p.requires_grad),
-        sum(t.numel() * t.element_size() for t in (*shaped, *(b for b in buffers if not is_lazy(b)))),
+        sum(t.numel() * t.element_size() for t in (*shaped, *_shaped(buffers))),
         len(shaped) < len(parameters),
     )
+
+
+def _shaped(tensors: Iterable[Tensor]) -> list[Tensor]:
+    return [tensor for tensor in tensors if not is_lazy(tensor)]
 
 
 def _lines(rows: Sequence[Sequence[str]]) -> list[str]:

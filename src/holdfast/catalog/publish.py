@@ -1,4 +1,4 @@
-"""Make a written checkpoint visible under its names: the commit point. Takes no decision of its own but to lose nothing."""
+"""Make a written checkpoint visible under its names: the commit point. Decides nothing but how to lose nothing."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ def publish(
         going: Ids of checkpoints whose last name may go to this one: those that the plan evicts.
 
     Raises:
-        StoreError: Nothing was published; every name is what it was.
+        StoreError: Every name is what it was; or, where only the last step failed, which makes a name durable, the
+            first name is there.
     """
     listing = folder.scan()
     first, *others = save.names

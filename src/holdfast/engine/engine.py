@@ -176,10 +176,10 @@ class Engine:
 
     def close(self, *, clean: bool) -> None:
         """Finish the save under way, end the thread, note the end of the run. Raises as ``settle(last=True)``."""
-        failed: SaveFailed | None = None
+        failed: Exception | None = None
         try:
             self.settle(last=True)
-        except SaveFailed as error:
+        except Exception as error:  # a warning as well, where the user made errors of them
             failed = error
         self._writer.close()
         if self._group.rank == 0:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from holdfast.policy.naming import Names, alias_of, labelled, name_of
-from holdfast.policy.values import Event, Moment, Progress, Record, Tally
+from holdfast.policy.values import Event, Moment, Progress, Record, Request, Tally
 from holdfast.policy.what import What, full
 from holdfast.policy.when import When
 from holdfast.policy.where import Where

@@ -51,9 +51,13 @@ class Config:
             except ValueError as error:
                 problems.append(f"{name}: {error}")
         if isinstance(self.val_check_interval, float) and not 0 <= self.val_check_interval <= 1:
-            problems.append(f"val_check_interval is a share of an epoch up to 1.0 or a whole number of batches, not {self.val_check_interval!r}")
+            problems.append(
+                f"val_check_interval is a share of an epoch up to 1.0 or a whole number of batches, not {self.val_check_interval!r}"
+            )
         if self.check_val_every_n_epoch is None and isinstance(self.val_check_interval, (float, type(None))):
-            problems.append("check_val_every_n_epoch=None counts batches over epochs: val_check_interval is a whole number then")
+            problems.append(
+                "check_val_every_n_epoch=None counts batches over epochs: val_check_interval is a whole number then"
+            )
         if problems:
             raise ConfigError(f"Trainer: {'; '.join(problems)}.")
 
@@ -143,7 +147,9 @@ def _number_problems(config: Config) -> list[str]:
             continue
         if field.name in lowest and (not isinstance(value, int) or value < lowest[field.name]):
             problems.append(f"{field.name} is a whole number of at least {lowest[field.name]}, not {value!r}")
-        if field.name in _SHARES and (not isinstance(value, (int, float)) or value < 0 or (isinstance(value, float) and value > 1)):
+        if field.name in _SHARES and (
+            not isinstance(value, (int, float)) or value < 0 or (isinstance(value, float) and value > 1)
+        ):
             problems.append(f"{field.name} is a number of batches or a share of 0.0 to 1.0, not {value!r}")
     return problems
 

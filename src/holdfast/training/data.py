@@ -98,7 +98,7 @@ def limited(loader: Any, limit: float | int, *, what: str) -> Batches:
             f"{limit:g} of the {what} batches was asked for, and the loader has no length.",
             remedy="Give a number of batches.",
         )
-    if 0 < limit and int(size * limit) == 0:
+    if limit > 0 and int(size * limit) == 0:
         raise ConfigError(f"{limit:g} of {size} {what} batches is none at all.", remedy="Raise the limit.")
     return Batches(loader, int(size * limit))
 

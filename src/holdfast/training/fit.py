@@ -182,7 +182,11 @@ class FitLoop:
         """The batches of an epoch that are not done yet."""
         hooks, metrics, size = self.hooks, self.metrics, self.batches.size
         start, end = hooks.of("on_train_batch_start"), hooks.of("on_train_batch_end")
-        if resumed_at and self.validated_at != self.total_batches and self._validates(resumed_at - 1, resumed_at == size):
+        if (
+            resumed_at
+            and self.validated_at != self.total_batches
+            and self._validates(resumed_at - 1, resumed_at == size)
+        ):
             self._validate()  # the checkpoint was taken before or during the validation of its step
         if size is not None and 0 < size <= resumed_at:
             return  # all are done: to begin iterating would draw from the random state that was restored

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, dtype
 
 from holdfast.errors import ConfigError
-from holdfast.training.metric_rules import FUNCTION, Names, Settings, within_batch
+from holdfast.training.metric_rules import FUNCTION, Names, Settings
 from holdfast.training.metric_values import computed, no_number, size_of, sizes, tensor_of
 from holdfast.training.reduction import Across, Reduction, reduction
 
@@ -35,7 +35,7 @@ class Entry:
 
     __slots__ = (
         "at", "dtype", "given", "hook", "in_training", "loader", "name", "names", "on_epoch", "on_step", "result",
-        "settings", "source", "total", "touched", "unlogged", "unshown", "value", "warned", "weighted", "within_batch",
+        "settings", "source", "total", "touched", "unlogged", "unshown", "value", "warned", "weighted",
     )  # fmt: skip
 
     def __init__(self, name: str, hook: str, loader: int | None, settings: Settings, *, in_training: bool) -> None:
@@ -45,7 +45,6 @@ class Entry:
         self.in_training = in_training
         self.on_step, self.on_epoch = settings.on_step, settings.on_epoch
         self.weighted = settings.on_epoch and settings.operation == "mean"
-        self.within_batch = within_batch(hook)
         self.given: tuple[Any, ...] | None = None
         self.value: Any = None
         self.at: int | None = None
@@ -151,8 +150,7 @@ class Stage:
                 )
         if key in self.entries:
             return self.entries[key]
-        loader = index if self.several and within_batch(hook) else None
-        entry = Entry(name, hook, loader, settings, in_training=self.name == "train")
+        entry = Entry(name, hook, index if self.several else None, settings, in_training=self.name == "train")
         self._check_names(entry)
         self.entries[key] = entry
         if key in self.waiting:

@@ -133,11 +133,6 @@ class Names:
         return cls(step + suffix, epoch + suffix, name + suffix)
 
 
-def within_batch(hook: str) -> bool:
-    """Whether ``hook`` is called for one batch."""
-    return hook in _TRAINING_BATCH or hook in _EVALUATION_BATCH
-
-
 def settle(name: str, hook: str, given: Given) -> Settings:
     """Fill in the defaults of the hook, and refuse what it does not allow.
 
@@ -145,7 +140,7 @@ def settle(name: str, hook: str, given: Given) -> Settings:
         ConfigError: Nothing can be logged there, not so, or the arguments contradict each other.
     """
     _check_name(name, given)
-    batch = within_batch(hook)
+    batch = hook in _TRAINING_BATCH or hook in _EVALUATION_BATCH
     if not batch and hook not in _AROUND_BATCHES:
         raise ConfigError(
             f"log({name!r}) was called {f'in {hook}' if hook else 'outside of all hooks'}, where it cannot be.",

@@ -200,7 +200,7 @@ class MetricLog:
         if entry.weighted:
             if batch_size is not None:
                 size = batch_size if type(batch_size) is int and batch_size >= 0 else checked_size(name, batch_size)
-            elif entry.within_batch:
+            else:
                 size = stage.size if stage.size is not None else stage.find_size(name)
         if isinstance(value, Tensor):
             self._log_tensor(stage, entry, value, size)

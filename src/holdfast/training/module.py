@@ -11,7 +11,6 @@ from torch import nn
 
 from holdfast.errors import ConfigError
 from holdfast.training.hparams import HyperparametersMixin
-
 from holdfast.training.loading import class_only, load_module
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from holdfast.callbacks.model_checkpoint import ModelCheckpoint
 from holdfast.catalog import publish as publishing

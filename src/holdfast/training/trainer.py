@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ import torch
 from torch.optim import Optimizer
 
 from holdfast.callbacks.callback import Callback
+from holdfast.callbacks.early_stopping import EarlyStopping
 from holdfast.callbacks.model_checkpoint import ModelCheckpoint
+from holdfast.engine.job import Captured
 from holdfast.errors import ConfigError
 from holdfast.policy.what import What, full
 from holdfast.policy.what import weights_only as weights_only_what
 from holdfast.state import optimizers as optimizing
-from holdfast.engine.job import Captured
 from holdfast.state.precision import Precision
 from holdfast.state.signals import Signals
 from holdfast.strategies.training import SingleDevice
@@ -25,10 +27,11 @@ from holdfast.training import resume
 from holdfast.training.checkpoint import Parts, captured, check, dump, restore
 from holdfast.training.config import Config
 from holdfast.training.data import Batches, Transfer, limited, loaders_of, several
+from holdfast.training.defaults import default_callbacks, device_of, in_order, loggers_of, savers_last, sizes_of
 from holdfast.training.evaluate import Evaluation, Stage
 from holdfast.training.fit import FitLoop
 from holdfast.training.hooks import Context, Hooks, overrides
-from holdfast.training.metrics import MetricLog
+from holdfast.training.metrics import MetricLog, numbers
 from holdfast.training.module import LightningModule
 from holdfast.training.saving import Saving
 
@@ -113,12 +116,13 @@ class Trainer:
             inference_mode=inference_mode,
             fast_dev_run=fast_dev_run,
         )
-        device = _device(accelerator, devices)
+        device = device_of(accelerator, devices)
         self.strategy = SingleDevice(device, Precision(precision, device))
         self.default_root_dir = os.path.abspath(default_root_dir or os.getcwd())
         given = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or [])
-        self.callbacks = _in_order(given, enable_checkpointing, bool(fast_dev_run))
-        self.loggers: list[Any] = []
+        given += default_callbacks(given, enable_progress_bar, enable_model_summary)
+        self.callbacks = in_order(given, enable_checkpointing, bool(fast_dev_run))
+        self.loggers = loggers_of(logger, self.default_root_dir, bool(fast_dev_run))
         self.hook_context = Context()
         self.metric_log = MetricLog()
         self.should_stop = False
@@ -129,6 +133,9 @@ class Trainer:
         self.loop: FitLoop | None = None
         self._module: LightningModule | None = None
         self._datamodule: Any = None
+        self._validation: Evaluation | None = None
+        self._test: Evaluation | None = None
+        self._train_batches: Batches | None = None
         if deterministic is not None:
             torch.use_deterministic_algorithms(bool(deterministic), warn_only=deterministic == "warn")
         if benchmark is not None:
@@ -206,7 +213,51 @@ class Trainer:
     @property
     def log_dir(self) -> str:
         """Where logs go."""
-        return self.default_root_dir
+        return (self.logger.log_dir if self.logger is not None else None) or self.default_root_dir
+
+    @property
+    def max_epochs(self) -> int | None:
+        """Epochs at most; None for no limit."""
+        return self.config.max_epochs if self.loop is None else self.loop.limits.max_epochs
+
+    @property
+    def max_steps(self) -> int:
+        """Optimizer steps at most; -1 for no limit."""
+        return self.config.max_steps
+
+    @property
+    def num_training_batches(self) -> float:
+        """Batches of an epoch; infinite where the loader does not say."""
+        size = self._running().batches.size
+        return float("inf") if size is None else size
+
+    @property
+    def num_val_batches(self) -> list[float]:
+        """Batches of each validation loader."""
+        return [] if self._validation is None else sizes_of(self._validation)
+
+    @property
+    def num_sanity_val_batches(self) -> list[float]:
+        """Batches of each loader in the check before training."""
+        steps = self.config.sanity_steps
+        return [size if steps is None else min(size, steps) for size in self.num_val_batches]
+
+    @property
+    def num_test_batches(self) -> list[float]:
+        """Batches of each test loader."""
+        return [] if self._test is None else sizes_of(self._test)
+
+    @property
+    def estimated_stepping_batches(self) -> float:
+        """Optimizer steps of the whole fit, for schedulers that must know; infinite where nothing limits it."""
+        steps = float("inf") if self.config.max_steps == -1 else self.config.max_steps
+        if self._train_batches is None or self._train_batches.size is None:
+            return steps
+        limits = self.config.limits(self._train_batches)
+        if limits.max_epochs is None:
+            return steps
+        per_epoch = math.ceil(self._train_batches.size / limits.accumulate)
+        return min(per_epoch * max(limits.max_epochs, 0), steps)
 
     # Running
 
@@ -233,8 +284,12 @@ class Trainer:
         """
         self._attach(model, datamodule, train_dataloaders, fit=True)
         self._setup("fit")
-        batches = limited(self._loaders("train", train_dataloaders), self.config.limit("train"), what="train")
-        evaluation = self._evaluation("validation", val_dataloaders)
+        loader = self._loaders("train", train_dataloaders)
+        if loader is None:
+            raise ConfigError("There is nothing to train on: the datamodule has no train_dataloader.")
+        self._train_batches = batches = limited(loader, self.config.limit("train"), what="train")
+        self._validation = evaluation = self._evaluation("validation", val_dataloaders)
+        self.optimizers, self.lr_scheduler_configs = optimizing.configured(model.configure_optimizers())
         with Signals() as signals:
             self.loop = loop = self._loop(batches, evaluation)
             self.saving = saving = self._saving(loop, signals, evaluation is not None)
@@ -250,13 +305,21 @@ class Trainer:
         self.strategy.teardown(model)
 
     def validate(
-        self, model: LightningModule | None = None, dataloaders: Any = None, datamodule: Any = None, ckpt_path: Any = None
+        self,
+        model: LightningModule | None = None,
+        dataloaders: Any = None,
+        datamodule: Any = None,
+        ckpt_path: Any = None,
     ) -> list[dict[str, float]]:
         """Run the validation; what each loader's epoch logged."""
         return self._evaluate("validation", model, dataloaders, datamodule, ckpt_path)
 
     def test(
-        self, model: LightningModule | None = None, dataloaders: Any = None, datamodule: Any = None, ckpt_path: Any = None
+        self,
+        model: LightningModule | None = None,
+        dataloaders: Any = None,
+        datamodule: Any = None,
+        ckpt_path: Any = None,
     ) -> list[dict[str, float]]:
         """Run the test; what each loader's epoch logged."""
         return self._evaluate("test", model, dataloaders, datamodule, ckpt_path)
@@ -304,7 +367,7 @@ class Trainer:
         added = model.configure_callbacks()
         fresh = [added] if isinstance(added, Callback) else list(added)
         kept = [c for c in self.callbacks if not any(type(c) is type(f) for f in fresh)]
-        self.callbacks = _savers_last([*kept, *fresh])
+        self.callbacks = savers_last([*kept, *fresh])
         self.metric_log = MetricLog()
         self.should_stop = False
         self.hooks = Hooks(self, model, LightningModule, self.callbacks, self.hook_context)
@@ -318,8 +381,6 @@ class Trainer:
         self.hooks.call("setup", stage)
         model.configure_model()
         self.strategy.setup(model)
-        if stage == "fit":
-            self.optimizers, self.lr_scheduler_configs = optimizing.configured(model.configure_optimizers())
 
     def _loaders(self, kind: str, given: Any) -> Any:
         return loaders_of(kind, given, self._datamodule, self.lightning_module, LightningModule)
@@ -348,8 +409,8 @@ class Trainer:
         )
 
     def _loop(self, batches: Batches, evaluation: Evaluation | None) -> FitLoop:
-        late = [c for c in self.callbacks if isinstance(c, ModelCheckpoint)]
-        early = [c for c in self.callbacks if not isinstance(c, ModelCheckpoint)]
+        late = [c for c in self.callbacks if isinstance(c, (ModelCheckpoint, EarlyStopping))]
+        early = [c for c in self.callbacks if c not in late]
         name = "on_train_epoch_end"
         return FitLoop(
             module=self.lightning_module,
@@ -365,8 +426,8 @@ class Trainer:
             evaluation=evaluation,
             consider=lambda event, validates=False: self._ready().consider(event, validates),
             asked_to_stop=lambda: self.should_stop,
-            log_step=lambda: None,
-            log_epoch=lambda values: None,
+            log_step=lambda: self._log(self.metric_log.step_values()),
+            log_epoch=self._log,
             restore_random=lambda: None,
             early_epoch_end=(*self.hooks.of_callbacks(name, early), *self.hooks.of_module(name)),
             late_epoch_end=self.hooks.of_callbacks(name, late),
@@ -390,7 +451,14 @@ class Trainer:
         )
 
     def _default_folder(self, root: Path) -> Path:
-        return root / "checkpoints"
+        return Path(self.log_dir) / "checkpoints" if self.logger is not None else root / "checkpoints"
+
+    def _log(self, values: dict[str, torch.Tensor]) -> None:
+        """Hand values to the loggers; only here are they read."""
+        if values and self.loggers:
+            read = {**numbers(values), "epoch": self.current_epoch}
+            for one in self.loggers:
+                one.log_metrics(read, step=max(self.global_step - 1, 0))
 
     def _parts(self) -> Parts:
         loop = self._running()
@@ -411,7 +479,9 @@ class Trainer:
         parts = self._parts()
         made = dump(parts, what)
         if what.wants_part("optimizer"):
-            self.hooks.call_all(self.hooks.of_callbacks("on_save_checkpoint", self.callbacks), "on_save_checkpoint", made.root)
+            self.hooks.call_all(
+                self.hooks.of_callbacks("on_save_checkpoint", self.callbacks), "on_save_checkpoint", made.root
+            )
         self.hooks.call_all(self.hooks.of_module("on_save_checkpoint"), "on_save_checkpoint", made.root)
         return captured(made, parts)
 
@@ -438,6 +508,7 @@ class Trainer:
     ) -> None:
         """Run the loop; whatever ends it, what is under way is finished and the state is left if it is one."""
         try:
+            self._log_hyperparameters()
             self.hooks.call("on_fit_start")
             if evaluation is not None and resumed is None:
                 self._sanity_check(evaluation)
@@ -447,14 +518,31 @@ class Trainer:
             saving.final_save()
             self.hooks.call("on_fit_end")
         except (SystemExit, KeyboardInterrupt):
+            self._finalize("interrupted")
             saving.close(clean=False)
             raise
         except BaseException as error:
             saving.rescue(error, whole=not self.strategy.stepping, at_boundary=loop.at_boundary)
             self.hooks.call("on_exception", error)
+            self._finalize("failed")
             saving.close(clean=False)
             raise
         saving.close(clean=True)
+        self._finalize("success")
+
+    def _log_hyperparameters(self) -> None:
+        values = {}
+        for owner in (self.lightning_module, self._datamodule):
+            if owner is not None and getattr(owner, "_log_hyperparams", False):
+                values.update(owner.hparams_initial)
+        for one in self.loggers:
+            if values:
+                one.log_hyperparams(values)
+            one.save()
+
+    def _finalize(self, status: str) -> None:
+        for one in self.loggers:
+            one.finalize(status)
 
     def _sanity_check(self, evaluation: Evaluation) -> None:
         steps = self.config.sanity_steps
@@ -466,11 +554,17 @@ class Trainer:
         self.hooks.call("on_sanity_check_end")
         self.sanity_checking = False
 
-    def _evaluate(self, stage: Stage, model: Any, dataloaders: Any, datamodule: Any, ckpt_path: Any) -> list[dict[str, float]]:
+    def _evaluate(
+        self, stage: Stage, model: Any, dataloaders: Any, datamodule: Any, ckpt_path: Any
+    ) -> list[dict[str, float]]:
         module = model if model is not None else self.lightning_module
         self._attach(module, datamodule, None, fit=False)
         self._setup("validate" if stage == "validation" else "test")
         evaluation = self._evaluation(stage, dataloaders)
+        if stage == "validation":
+            self._validation = evaluation
+        else:
+            self._test = evaluation
         if evaluation is None:
             raise ConfigError(
                 f"{type(module).__name__} has nothing to run: it needs {stage}_step and a dataloader of that kind."
@@ -479,8 +573,10 @@ class Trainer:
             opened = resume.open_checkpoint(ckpt_path, near=self._near())
             module.load_state_dict(resume.require_weights(opened), strict=module.strict_loading)
         logged = evaluation.run(self.global_step)
+        read = numbers(logged)
+        self._log(logged)
         self.hooks.call("teardown", stage)
-        return [{name: float(value) for name, value in logged.items()}]
+        return [{name: float(value) for name, value in read.items()}]
 
     def _check_signal(self) -> None:
         if self.saving is not None:
@@ -494,32 +590,3 @@ class Trainer:
         if self.loop is None:
             raise RuntimeError("No fit is running.")
         return self.loop
-
-
-def _device(accelerator: str, devices: int | str | Sequence[int]) -> torch.device:
-    if accelerator not in ("auto", "cpu", "gpu", "cuda"):
-        raise ConfigError(f"accelerator is 'auto', 'cpu' or 'gpu', not {accelerator!r}.")
-    if devices not in ("auto", 1, "1", -1, [0], (0,)):
-        raise ConfigError(f"devices={devices!r}: this version trains on one device.", remedy="Leave devices= out.")
-    if accelerator == "cpu" or not torch.cuda.is_available():
-        if accelerator in ("gpu", "cuda"):
-            raise ConfigError("accelerator='gpu' was asked for, and torch sees none.")
-        return torch.device("cpu")
-    return torch.device("cuda", 0)
-
-
-def _in_order(callbacks: Iterable[Callback], enable: bool | None, fast: bool) -> list[Callback]:
-    given = list(callbacks)
-    wrong = [type(c).__name__ for c in given if not isinstance(c, Callback)]
-    if wrong:
-        raise ConfigError(f"callbacks= takes Callbacks, not {', '.join(wrong)}.")
-    savers = [c for c in given if isinstance(c, ModelCheckpoint)]
-    if enable is False and savers:
-        raise ConfigError("enable_checkpointing=False contradicts the ModelCheckpoint among the callbacks.")
-    if enable is not False and not savers and not fast:
-        given.append(ModelCheckpoint())
-    return _savers_last(given)
-
-
-def _savers_last(callbacks: Iterable[Callback]) -> list[Callback]:
-    return sorted(callbacks, key=lambda c: isinstance(c, ModelCheckpoint))
