@@ -24,7 +24,7 @@ test: setup
 
 # Real Lightning, in an environment of its own, opens our files.
 test-interop: setup .venv-lightning/.ready
-	$(BIN)/python -m pytest tests/interop -m interop
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m interop
 
 .venv-lightning/.ready: requirements-lightning.txt
 	$(PYTHON) -m venv .venv-lightning

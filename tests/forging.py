@@ -16,9 +16,7 @@ Edit = Callable[[dict[str, Any]], object]
 EMPTY = b"\x80\x02}."
 
 
-def contents_of(
-    pickle: bytes, storages: Sequence[bytes] = (), opaque: bytes | None = None
-) -> dict[str, bytes]:
+def contents_of(pickle: bytes, storages: Sequence[bytes] = (), opaque: bytes | None = None) -> dict[str, bytes]:
     """The entries of a checkpoint but the manifest, in the order of the file."""
     contents = {
         layout.FORMAT_ENTRY: layout.FORMAT_SIGN,

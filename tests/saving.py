@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import struct
 from collections import OrderedDict
@@ -14,6 +15,7 @@ import torch
 import making
 from holdfast.catalog.manifest import Manifest
 from holdfast.engine import archive, snapshot, statetree
+from holdfast.engine.job import Captured
 from holdfast.engine.reader import CheckpointFile
 from holdfast.formats import lightning
 from holdfast.policy.values import Progress
@@ -25,7 +27,7 @@ NAME = "a.ckpt"
 def save(store: Store, parts: dict[str, Any], *, name: str = NAME) -> Manifest:
     """Write one checkpoint of these parts."""
     root, places = lightning.arrange(parts, Progress(epoch=1, steps=2))
-    taken = snapshot.take(statetree.take_apart(root))
+    taken = snapshot.take(statetree.take_apart(root, name=Captured(root, places).name))
     laid_out = archive.lay_out(taken, replace(making.manifest(1), parts=places))
     sink = store.create(name, owner=laid_out.manifest.run.id, size=laid_out.bytes)
     written = archive.write(laid_out, sink)
@@ -37,7 +39,7 @@ def load(store: Store, *, name: str = NAME) -> dict[str, Any]:
     """All parts of a checkpoint."""
     with store.open(name) as reader:
         file = CheckpointFile(reader, name=name)
-        return file.parts(list(file.manifest.parts))
+        return file.parts(sorted(file.manifest.parts))
 
 
 def file_of(parts: dict[str, Any]) -> bytes:
@@ -57,8 +59,9 @@ def there_and_back(state: Any) -> Any:
 
 def bits(tensor: torch.Tensor) -> bytes:
     """The elements of a tensor as bytes, in the order of its dimensions."""
-    dense = tensor.detach().resolve_conj().resolve_neg().contiguous()
-    return dense.reshape(-1).view(torch.uint8).numpy().tobytes() if dense.numel() else b""
+    values = tensor.detach().resolve_conj().resolve_neg().reshape(-1)
+    row = torch.empty(values.numel(), dtype=values.dtype).copy_(values)
+    return row.view(torch.uint8).numpy().tobytes()
 
 
 def difference(a: Any, b: Any, path: str = "state") -> str | None:
@@ -71,6 +74,8 @@ def difference(a: Any, b: Any, path: str = "state") -> str | None:
         return None if kinds[0] == kinds[1] and bits(a) == bits(b) else f"{path}: {a} became {b}"
     if type(a) is not type(b):
         return f"{path}: a {type(a).__name__} became a {type(b).__name__}"
+    if isinstance(a, argparse.Namespace):
+        a, b = vars(a), vars(b)
     if isinstance(a, dict):
         if list(map(repr, a)) != list(map(repr, b)):
             return f"{path}: keys {list(a)} became {list(b)}"

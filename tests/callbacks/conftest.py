@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import io
 import os
 import re
 import struct
@@ -50,7 +51,7 @@ class Terminal:
     def __init__(self):
         self._master, slave = os.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
-        self.stream = open(slave, "w", encoding="utf-8")
+        self.stream = io.TextIOWrapper(io.FileIO(slave, "w"), encoding="utf-8", line_buffering=True)
         self._chunks = []
         self._reader = threading.Thread(target=self._read)
         self._reader.start()

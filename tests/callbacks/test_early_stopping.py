@@ -16,7 +16,7 @@ NAN = math.nan
 
 
 def stops_at(stopping, trainer, scores):
-    """The index of the score at which it asked for the end, looking at the end of training epochs; None if it did not."""
+    """The index of the score, one a training epoch, at which it asked for the end; None if it did not."""
     stopping.setup(trainer, None, "fit")
     stopping.on_train_start(trainer, None)
     for epoch, score in enumerate(scores):
@@ -106,7 +106,7 @@ def test_other_ranks_are_silent_when_asked_to_be(making, caplog):
 
 
 def test_it_looks_where_epochs_are_counted(making):
-    """Without a word it follows the trainer: the training epoch's end, or validation's where that has its own rhythm."""
+    """By default the training epoch's end, or validation's where that has its own rhythm."""
     validating = SimpleNamespace(evaluation=object(), limits=None, batch=0)
     for loop, wanted, hook in [
         (SimpleNamespace(evaluation=None, limits=None, batch=0), None, "on_train_epoch_end"),

@@ -69,6 +69,7 @@ def test_the_record_is_the_same_whether_the_ledger_told_it_or_the_file(folder, t
     whole = making.manifest(
         7, epoch=2, scores={"loss": 0.25, "acc": float("inf")}, policies=("rules", "best"), label="tag"
     )
+    whole = replace(whole, parts={"model": ("state_dict",), "ema": ("b",), "optimizer": ("a",)})
     put = making.put(folder, whole, "a.ckpt", told=told)
     warm = folder.scan().records
     cold = Folder(folder.store).scan().records
@@ -144,7 +145,13 @@ def test_a_line_of_nonsense_is_passed_over_and_the_file_tells(folder, change):
 
 @pytest.mark.parametrize(
     "run",
-    [{}, [], {**vars(making.run()), "id": "../x"}, {**vars(making.run()), "attempt": "2"}, {**vars(making.run()), "x": 1}],
+    [
+        {},
+        [],
+        {**vars(making.run()), "id": "../x"},
+        {**vars(making.run()), "attempt": "2"},
+        {**vars(making.run()), "x": 1},
+    ],
 )
 def test_a_run_of_nonsense_does_not_get_between_the_runs(folder, run):
     """A line about a run that is none leaves what the manifests say of it."""
@@ -392,8 +399,8 @@ def test_a_run_has_ended_until_its_next_attempt_begins(folder):
 
 def test_one_writer_at_a_time_moves_names(folder):
     """While one holds the folder, another waits, and says so when it has waited long enough."""
-    with folder.exclusive():
-        with pytest.raises(StoreError, match="another process"), Folder(folder.store).exclusive(deadline=0.05):
-            pytest.fail("two writers at once")
+    waiting = pytest.raises(StoreError, match="another process")
+    with folder.exclusive(), waiting, Folder(folder.store).exclusive(deadline=0.05):
+        pytest.fail("two writers at once")
     with Folder(folder.store).exclusive(deadline=0.0):
         pass

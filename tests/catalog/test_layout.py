@@ -205,7 +205,7 @@ def test_a_damaged_end_gives_no_place_outside_the_file(data):
     for _ in range(data.draw(st.integers(1, 4))):
         end[data.draw(st.integers(0, len(end) - 1))] = data.draw(st.integers(0, 255))
     place = find_manifest(bytes(end), of.bytes)
-    assert place is None or (0 <= place.offset and 0 < place.length and place.offset + place.length <= of.bytes)
+    assert place is None or (place.offset >= 0 and place.length > 0 and place.offset + place.length <= of.bytes)
 
 
 @pytest.mark.torture
@@ -213,10 +213,10 @@ def test_a_damaged_end_gives_no_place_outside_the_file(data):
 def test_a_real_file_past_4_gib_opens_in_zipfile_and_in_torch(tmp_path):
     """A sparse file with a tensor of more than 4 GiB and one after it is read by zipfile, torch and verify."""
     import torch
+    from sparse import sparse_checkpoint
 
     from holdfast.catalog.verify import Verdict, verify
     from holdfast.store import LocalStore
-    from sparse import sparse_checkpoint
 
     length = 2**32 + 12_345
     sparse_checkpoint(tmp_path / "big.ckpt", big=length, small=b"\x07" * 16)

@@ -96,7 +96,9 @@ def test_the_deepest_state_that_is_taken_apart_is_read_back():
 
 def test_one_level_more_than_any_save_writes_is_refused():
     """Depth has an end, so that no walk of what was read runs out of stack."""
-    most = next(n for n in range(MAX_DEPTH, 10 * MAX_DEPTH) if not readable(b"\x80\x02" + b"]" * n + b"a" * (n - 1) + b"."))
+    most = next(
+        n for n in range(MAX_DEPTH, 10 * MAX_DEPTH) if not readable(b"\x80\x02" + b"]" * n + b"a" * (n - 1) + b".")
+    )
     assert MAX_DEPTH < most < MAX_DEPTH + 30
     for raw in (b"]" * 100_000 + b"a" * 99_999, b")" + b"\x85" * 100_000, b"}" + b"K\x01}" * 200 + b"s" * 200):
         with pytest.raises(PickleError, match="deep"):
@@ -234,7 +236,9 @@ GREEDY = {
 @pytest.mark.parametrize("name", GREEDY)
 def test_memory_is_in_proportion_to_the_pickle(name):
     """However small the opcodes that make the largest objects: at most 100 bytes for each byte read."""
-    start = b"\x80\x02](c__builtin__\nset\nq\x00]\x85Rccollections\nOrderedDict\nq\x01)Rccollections\nCounter\nq\x02}\x85R"
+    start = (
+        b"\x80\x02](c__builtin__\nset\nq\x00]\x85Rccollections\nOrderedDict\nq\x01)Rccollections\nCounter\nq\x02}\x85R"
+    )
     one = GREEDY[name]
     pieces = [one] * (200_000 // len(one))
     if name == "memo":
@@ -254,7 +258,13 @@ def test_a_length_that_lies_takes_no_memory():
     """Four bytes that claim 4 GiB are refused before anything is made of them."""
     tracemalloc.start()
     try:
-        for raw in (b"X\xff\xff\xff\xff", b"X\xff\xff\xff\x7fabc", b"\x8a\xff1", b"Nr\xff\xff\xff\xff.", b"\x8b\xff\xff\xff\x7f"):
+        for raw in (
+            b"X\xff\xff\xff\xff",
+            b"X\xff\xff\xff\x7fabc",
+            b"\x8a\xff1",
+            b"Nr\xff\xff\xff\xff.",
+            b"\x8b\xff\xff\xff\x7f",
+        ):
             readable(b"\x80\x02" + raw)
         _, peak = tracemalloc.get_traced_memory()
     finally:

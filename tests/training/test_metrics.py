@@ -702,6 +702,7 @@ def test_an_average_is_reduced_over_ranks_by_its_weights():
     log.log("alone", 3.0, hook="validation_step")
     log.log("zero", 3.0, hook="validation_step", sync_dist=True, rank_zero_only=True)
     assert asked == []
+    log.end_batches(0)
     assert log.end_stage(0) == {"mean": 3.0, "sum": 6.0, "max": 3.0, "alone": 3.0, "zero": 3.0}
     assert asked == [(12.0, "sum"), (4.0, "sum"), (3.0, "sum"), (3.0, "max")]
 
@@ -781,6 +782,16 @@ def test_what_was_published_survives_a_resume():
     resumed = MetricLog()
     resumed.load_state_dict(state)
     assert resumed.scores(2) == log.scores(2) == {"x": Score(2.0, 2), "x_epoch": Score(2.0, 2), "x_step": Score(3.0, 1)}
+
+
+def test_a_state_taken_right_after_a_batch_keeps_its_step():
+    """Also for what was logged after the batch had ended, as on_train_batch_end does."""
+    log = begun()
+    log.end_batch(10)
+    log.log("norm", 1.0, hook="on_train_batch_end")
+    resumed = MetricLog()
+    resumed.load_state_dict(log.state_dict())
+    assert resumed.scores(12) == {"norm": Score(1.0, 10)}
 
 
 def test_a_state_is_taken_again_before_its_metrics_are_logged_again():

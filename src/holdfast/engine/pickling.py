@@ -41,7 +41,7 @@ class _Writer(pickle.Pickler):
         if not isinstance(obj, _Place):
             return None
         ref = obj.ref
-        typed = TYPED.get(ref.dtype)
+        typed = _typed(ref, obj.bytes)
         count = obj.bytes // ref.dtype.itemsize if typed else obj.bytes
         return ("storage", typed or torch.storage.UntypedStorage, ref.storage, ref.location, count)
 
@@ -50,9 +50,14 @@ class _Writer(pickle.Pickler):
             return NotImplemented
         place = _Place(obj, self.storage_bytes(obj.storage))
         args: tuple[Any, ...] = (place, obj.offset, obj.shape, obj.stride, obj.trainable, OrderedDict())
-        if obj.dtype in TYPED:
+        if _typed(obj, place.bytes):
             return (torch._utils._rebuild_tensor_v2, args)
         return (torch._utils._rebuild_tensor_v3, (*args, obj.dtype))
+
+
+def _typed(ref: TensorRef, bytes: int) -> Any:
+    """The class that tells a storage's data type; None where PyTorch can only be told of its bytes."""
+    return TYPED.get(ref.dtype) if bytes % ref.dtype.itemsize == 0 else None
 
 
 def dumps(root: Any, storage_bytes: Callable[[str], int]) -> bytes:

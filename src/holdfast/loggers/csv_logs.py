@@ -145,6 +145,8 @@ class CSVLogger(Logger):
 
 def _number(name: str, value: Any) -> int | float:
     plain = value.item() if hasattr(value, "item") else value
+    if isinstance(plain, bool):
+        return int(plain)
     if not isinstance(plain, (int, float)):
         raise ConfigError(f"log_metrics takes numbers, and {name!r} is {value!r:.80}.")
     return plain

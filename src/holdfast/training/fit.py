@@ -144,8 +144,7 @@ class FitLoop:
         self.batch = 0 if progress.complete else progress.batch
         self.total_batches, self.steps, self.samples = progress.batches, progress.steps, progress.samples
         self.validated_at = state.get("validated_at", -1)
-        if self.batch:
-            self.metrics.load_state_dict(state.get("metrics", {}))
+        self.metrics.load_state_dict(state.get("metrics", {}))
 
     # The loop
 

@@ -352,11 +352,12 @@ class MetricLog:
         The state of metric objects is not in it: it is the module's.
         """
         callback, _, _, measured = self._before_sanity or self._kept()
+        training = self._stages.get("train", self._none)
         shown = {name: known for name, known in measured.items() if callback.get(name) is known[0]}
         return {
-            **self._stages.get("train", self._none).state_dict(),
+            **training.state_dict(),
             "callback": {name: value for name, (value, _) in shown.items()},
-            "measured": {name: at for name, (_, at) in shown.items()},
+            "measured": {name: training.steps if at is None else at for name, (_, at) in shown.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

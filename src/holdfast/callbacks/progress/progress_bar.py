@@ -67,7 +67,7 @@ class ProgressBar(Callback):
     def enable(self) -> None:
         """Show again."""
         self._enabled = True
-        self._due = -math.inf if self._live else math.inf
+        self._draw_next()
 
     def disable(self) -> None:
         """Show nothing from now on."""
@@ -105,7 +105,7 @@ class ProgressBar(Callback):
         self._live = self._speaks and _terminal()
         self._fitting, self._checking = stage == "fit", False
         self._train = self._other = None
-        self._due = -math.inf if self._live and self._enabled else math.inf
+        self._draw_next()
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What is validated now is the sanity check."""
@@ -114,6 +114,10 @@ class ProgressBar(Callback):
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What is validated from now on is not."""
         self._checking = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show at once that the training has begun."""
+        self._draw_next()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count anew, from where the loop is."""
@@ -219,6 +223,10 @@ class ProgressBar(Callback):
             self._stop()
         elif not self._live:
             self._write(trainer, pl_module, other)
+
+    def _draw_next(self) -> None:
+        """Draw at the next batch, whenever it was drawn last."""
+        self._due = -math.inf if self._live and self._enabled else math.inf
 
     def _draw(self, trainer: Trainer, pl_module: LightningModule, *, final: bool = False) -> None:
         now = self.clock()

@@ -1,0 +1,206 @@
+"""Measure what a training step costs above a plain PyTorch loop, with Holdfast and with Lightning. Asserts nothing.
+
+    python benchmarks/step_cost.py [--rounds 7] [--steps 1500] [--lightning .venv-lightning/bin/python] [--json FILE]
+
+Each round starts one process of either environment, in turn. Each process measures every setting, and the plain loop
+right before it; what is shown is the median over the rounds of the difference. The trainers get the same settings,
+the same model and a list of ready-made batches. Times are taken as batches are asked for, so that neither the start
+nor the end of a fit counts, but everything that happens between two batches does. The processes have a terminal,
+whose output is read and dropped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pty
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from pathlib import Path
+from statistics import median
+
+WARM_UP = 200
+SETTINGS = {
+    "bare": "no log, no bar, no checkpoints",
+    "checkpoints": "bare, and checkpoints as by default",
+    "log": "checkpoints, the CSV logger, self.log of one value a step",
+    "bar": "log, and its value in the progress bar",
+}
+
+
+# In the parent
+
+
+def main() -> None:
+    """Let processes of both environments measure in turn, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--lightning", default=".venv-lightning/bin/python", help="its Python; '' leaves it out")
+    parser.add_argument("--json", default="build/step_cost.json", help="where the raw figures go")
+    parser.add_argument("--measure", choices=("holdfast", "lightning"), help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.measure:
+        Path(asked.json).write_text(json.dumps(measure(asked.measure, asked.steps)))
+        return
+    pythons = {"holdfast": sys.executable, **({"lightning": asked.lightning} if asked.lightning else {})}
+    began = time.monotonic()
+    taken: dict[str, list[dict[str, dict[str, float]]]] = {name: [] for name in pythons}
+    for _ in range(asked.rounds):
+        for name, python in pythons.items():
+            taken[name].append(in_a_terminal(python, name, asked.steps))
+    Path(asked.json).parent.mkdir(parents=True, exist_ok=True)
+    Path(asked.json).write_text(json.dumps({"steps": asked.steps, "milliseconds": taken}, indent=1))
+    show(taken)
+    print(f"{asked.rounds} rounds of {asked.steps:,} steps, {time.monotonic() - began:.0f} s; raw: {asked.json}")
+
+
+def in_a_terminal(python: str, name: str, steps: int) -> dict[str, dict[str, float]]:
+    """What one process measures, while a terminal of 120 columns stands behind its stdout and stderr."""
+    here, there = pty.openpty()
+    with tempfile.TemporaryDirectory() as made:
+        answer = Path(made) / "answer.json"
+        line = [python, __file__, "--measure", name, "--steps", str(steps), "--json", str(answer)]
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm-256color", "COLUMNS": "120", "LINES": "40"}
+        screen: list[bytes] = []
+        reader = threading.Thread(target=drain, args=(here, screen))
+        with subprocess.Popen(line, stdout=there, stderr=there, cwd=Path(__file__).parents[1], env=env) as child:
+            os.close(there)
+            reader.start()
+        reader.join()
+        os.close(here)
+        if child.returncode:
+            raise SystemExit(f"{name} failed:\n{b''.join(screen).decode(errors='replace')[-4000:]}")
+        return json.loads(answer.read_text())
+
+
+def drain(terminal: int, screen: list[bytes]) -> None:
+    """Read until the other side is closed, as a terminal does."""
+    while True:
+        try:
+            read = os.read(terminal, 65536)
+        except OSError:  # how Linux says that nobody holds the other side any more
+            return
+        if not read:
+            return
+        screen.append(read)
+
+
+def show(taken: dict[str, list[dict[str, dict[str, float]]]]) -> None:
+    """One line a setting; milliseconds a step."""
+    raw = median(one[setting]["raw"] for rounds in taken.values() for one in rounds for setting in SETTINGS)
+    print(f"the plain loop: {raw:.3f} ms a step; above it, in ms a step (median, lowest to highest):")
+    names = list(taken)
+    print(f"{'':12}" + "".join(f"{name:>26}" for name in names) + f"{'ratio':>8}")
+    for setting, meaning in SETTINGS.items():
+        above = {n: [one[setting]["trainer"] - one[setting]["raw"] for one in taken[n]] for n in names}
+        cells = [f"{median(a):.3f} ({min(a):.3f} to {max(a):.3f})" for a in above.values()]
+        middle = [median(a) for a in above.values()]
+        ratio = f"{middle[0] / middle[1]:8.3f}" if len(middle) == 2 else ""
+        print(f"{setting:12}" + "".join(f"{cell:>26}" for cell in cells) + f"{ratio}   {meaning}")
+
+
+# In a child
+
+
+def measure(name: str, steps: int) -> dict[str, dict[str, float]]:
+    """Milliseconds a step of the plain loop and of the trainer, for each setting."""
+    sys.path.remove(str(Path(__file__).parent))  # a file beside this one has the name of a standard module
+    import torch
+
+    torch.set_num_threads(1)
+    if name == "holdfast":
+        import holdfast as package
+        from holdfast.loggers import CSVLogger
+    else:
+        import lightning as package
+        from lightning.pytorch.loggers import CSVLogger
+    warnings.simplefilter("ignore")
+    batches = Timed([torch.randn(16, 32) for _ in range(64)], WARM_UP + steps + 1)
+    measured = {}
+    for setting in SETTINGS:
+        raw = plain_loop(network(), batches)
+        with tempfile.TemporaryDirectory() as root:
+            trainer = package.Trainer(
+                max_steps=len(batches),
+                max_epochs=-1,
+                accelerator="cpu",
+                logger=CSVLogger(root) if setting in ("log", "bar") else False,
+                enable_checkpointing=setting != "bare",
+                enable_progress_bar=setting == "bar",
+                enable_model_summary=False,
+                default_root_dir=root,
+            )
+            trainer.fit(module(package, logs=setting in ("log", "bar"), shows=setting == "bar"), batches)
+        measured[setting] = {"raw": raw, "trainer": batches.milliseconds}
+    return measured
+
+
+class Timed:
+    """So many batches, ready-made, and how long whoever takes them needs for each, after a warm-up."""
+
+    def __init__(self, ready, number):
+        self.ready, self.number, self.milliseconds = ready, number, 0.0
+
+    def __len__(self):
+        return self.number
+
+    def __iter__(self):
+        for index in range(self.number):
+            if index == WARM_UP:
+                began = time.perf_counter()
+            elif index == self.number - 1:
+                self.milliseconds = (time.perf_counter() - began) * 1e3 / (self.number - 1 - WARM_UP)
+            yield self.ready[index % len(self.ready)]
+
+
+def network():
+    """A network so small that a step is nearly all overhead of torch's own."""
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 2))
+
+
+def plain_loop(model, batches):
+    """Train it without any trainer; milliseconds a step."""
+    import torch
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    for batch in batches:
+        optimizer.zero_grad()
+        loss = model(batch).square().mean()
+        loss.backward()
+        optimizer.step()
+    return batches.milliseconds
+
+
+def module(package, *, logs, shows):
+    """The same for a trainer."""
+    import torch
+
+    class Tiny(package.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.model = network()
+
+        def training_step(self, batch, batch_idx):
+            loss = self.model(batch).square().mean()
+            if logs:
+                self.log("loss", loss, prog_bar=shows)
+            return loss
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.01)
+
+    return Tiny()
+
+
+if __name__ == "__main__":
+    main()

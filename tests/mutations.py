@@ -1,0 +1,285 @@
+"""Break, one at a time, the lines that keep the invariants, and require that the named test fails without each.
+
+Run as ``python tests/mutations.py``; works on a copy of the tree. With ``--write`` it writes mutations.md, the same
+table for people, which otherwise must say the same already.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "tests/mutations.md"
+PATIENCE = 300  # seconds for one test
+FAILED = 1  # pytest's exit code for tests that failed, and not for tests that could not be run
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A line that keeps an invariant, and what it looks like broken.
+
+    Args:
+        invariant: Which, as the page of invariants numbers them.
+        broken: What is wrong with the mutant, in words.
+        file: Below ``src/holdfast``.
+        line: The text; it is there exactly once.
+        mutant: What stands there instead.
+        test: The test that fails then, as pytest names it.
+    """
+
+    invariant: str
+    broken: str
+    file: str
+    line: str
+    mutant: str
+    test: str
+
+
+MUTATIONS = (
+    Mutation(
+        "I1",
+        "a file bears a checkpoint's name while it is written",
+        "store/base.py",
+        'hidden = f".{base}.{owner}.tmp"',
+        'hidden = f"{base}.{owner}.ckpt"',
+        "tests/torture/test_kills.py::test_no_kill_costs_an_acknowledged_step_or_leaves_anything_behind",
+    ),
+    Mutation(
+        "I1",
+        "a name is made before its bytes are durable",
+        "store/local.py",
+        "            files.sync(self._fd)\n",
+        "            pass\n",
+        "tests/torture/test_order.py::test_what_goes_goes_after_its_replacement_is_durable",
+    ),
+    Mutation(
+        "I1",
+        "checksums are not those of the bytes",
+        "engine/archive.py",
+        "entries.append(entry._replace(crc=crc))",
+        "entries.append(entry)",
+        "tests/torture/test_faults.py::test_a_save_survives_short_writes",
+    ),
+    Mutation(
+        "I2",
+        "what is replaced goes although part of the save failed",
+        "engine/engine.py",
+        "            if not troubles:\n",
+        "            if True:\n",
+        "tests/torture/test_order.py::test_a_failed_save_evicts_nothing",
+    ),
+    Mutation(
+        "I2",
+        "what is replaced goes before the new name is durable",
+        "store/local.py",
+        "            move(self._path, path)\n            files.sync_folder(folder)\n",
+        "            move(self._path, path)\n",
+        "tests/torture/test_order.py::test_what_goes_goes_after_its_replacement_is_durable",
+    ),
+    Mutation(
+        "I2",
+        "what is replaced goes before the ledger's line is durable",
+        "store/local.py",
+        "                files.append(fd, b\"\\n\" + data if torn else data)\n                files.sync(fd)\n",
+        "                files.append(fd, b\"\\n\" + data if torn else data)\n",
+        "tests/torture/test_order.py::test_what_goes_goes_after_its_replacement_is_durable",
+    ),
+    Mutation(
+        "I3",
+        "a failure is told again at every later step",
+        "engine/engine.py",
+        "flight, self._flight = self._flight, None",
+        "flight = self._flight",
+        "tests/torture/test_faults.py::test_a_first_failure_warns_once_and_the_next_trigger_tries_again",
+    ),
+    Mutation(
+        "I3",
+        "failures in a row never raise",
+        "engine/engine.py",
+        "_FAILURES_IN_A_ROW = 3",
+        "_FAILURES_IN_A_ROW = 300",
+        "tests/torture/test_faults.py::test_the_third_failure_in_a_row_raises_and_is_told_once",
+    ),
+    Mutation(
+        "I3",
+        "failures add up though saves between them succeeded",
+        "engine/engine.py",
+        "        self._failures = 0\n        troubles",
+        "        troubles",
+        "tests/torture/test_faults.py::test_a_success_between_failures_starts_the_count_anew",
+    ),
+    Mutation(
+        "I3",
+        "a save by hand fails in silence",
+        "engine/engine.py",
+        "if last or manual or",
+        "if last or",
+        "tests/torture/test_faults.py::test_a_save_by_hand_always_raises",
+    ),
+    Mutation(
+        "I3",
+        "the last save of a run fails in silence",
+        "engine/engine.py",
+        "if last or manual or",
+        "if manual or",
+        "tests/torture/test_faults.py::test_the_last_save_of_a_run_raises_where_it_fails",
+    ),
+    Mutation(
+        "I3",
+        "what fails after the commit point is swallowed",
+        "engine/engine.py",
+        "        self._troubles = [_after",
+        "        _ = [_after",
+        "tests/torture/test_faults.py::test_whichever_call_of_a_save_fails_the_last_good_checkpoint_stands",
+    ),
+    Mutation(
+        "I5",
+        "the checkpoint that was resumed from may go",
+        "engine/engine.py",
+        "len(self._durable) >= 2",
+        "len(self._durable) >= 0",
+        "tests/checkpointer/test_runs.py::test_the_checkpoint_resumed_from_stays_until_two_newer_ones_are_durable",
+    ),
+    Mutation(
+        "I5",
+        "what was pinned meanwhile goes",
+        "catalog/publish.py",
+        "(record.run != run or record.pinned)",
+        "record.run != run",
+        "tests/checkpointer/test_runs.py::test_a_checkpoint_that_is_pinned_while_its_eviction_is_planned_stays",
+    ),
+    Mutation(
+        "I5",
+        "another run's checkpoints are ranked and let go",
+        "policy/plan.py",
+        "self.before = {r.id: r for r in records if r.run == run}",
+        "self.before = {r.id: r for r in records}",
+        "tests/checkpointer/test_runs.py::test_a_fresh_run_in_the_same_folder_leaves_the_old_ones_alone",
+    ),
+    Mutation(
+        "I7",
+        "a step that is on disk is written again",
+        "policy/plan.py",
+        "record = next((r for r in reversed(same) if r.progress == now), None)",
+        "record = None",
+        "tests/policy/test_plan.py::test_all_policies_with_one_what_share_one_write",
+    ),
+    Mutation(
+        "I7",
+        "a save begins while another is being written",
+        "engine/engine.py",
+        "        self.settle()\n        decided, unread",
+        "        decided, unread",
+        "tests/checkpointer/test_checkpointer.py::test_wait_saves_every_step_however_slow_the_store_is",
+    ),
+    Mutation(
+        "I9",
+        "a stale metric ranks a later step",
+        "policy/values.py",
+        "for name, m in self.metrics.items() if m.step == self.progress.steps}",
+        "for name, m in self.metrics.items()}",
+        "tests/policy/test_plan.py::test_a_score_of_another_step_is_not_used",
+    ),
+    Mutation(
+        "I9",
+        "a stale metric ranks once the ledger is lost",
+        "catalog/manifest.py",
+        "for n, s in self.metrics.items() if s.step == self.progress.steps}",
+        "for n, s in self.metrics.items()}",
+        "tests/catalog/test_manifest.py::test_scores_are_those_of_the_own_step",
+    ),
+    Mutation(
+        "I9",
+        "NaN ranks",
+        "policy/which.py",
+        "if not math.isnan(r.scores.get(self.metric, math.nan))]",
+        "if self.metric in r.scores]",
+        "tests/policy/test_which.py::test_nan_never_ranks_and_never_displaces",
+    ),
+)
+
+
+def main() -> int:
+    """Run all; the exit code says whether each mutant was caught."""
+    page = render()
+    if "--write" in sys.argv:
+        PAGE.write_text(page)
+        return 0
+    problems = [] if PAGE.read_text() == page else ["mutations.md is not what mutations.py --write would write"]
+    with tempfile.TemporaryDirectory() as name:
+        tree = Path(name)
+        for part in ("src", "tests"):
+            shutil.copytree(ROOT / part, tree / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "pyproject.toml", tree)
+        if run(tree, *dict.fromkeys(mutation.test for mutation in MUTATIONS)) != 0:
+            problems.append("the named tests do not all pass without any mutation")
+        else:
+            problems += [problem for mutation in MUTATIONS if (problem := trial(tree, mutation))]
+    for problem in problems:
+        print(f"FAILED: {problem}")
+    return 1 if problems else 0
+
+
+def trial(tree: Path, mutation: Mutation) -> str:
+    """Break one line and run its test: what is wrong with the outcome, or nothing."""
+    path = tree / "src/holdfast" / mutation.file
+    whole = path.read_text()
+    if whole.count(mutation.line) != 1:
+        return f"{mutation.file} holds {whole.count(mutation.line)} times: {mutation.line.strip()}"
+    start = time.monotonic()
+    path.write_text(whole.replace(mutation.line, mutation.mutant))
+    try:
+        code = run(tree, mutation.test)
+    finally:
+        path.write_text(whole)
+    caught = code == FAILED
+    outcome = "caught" if caught else f"NOT CAUGHT (pytest ended with {code})"
+    print(f"{mutation.invariant} {mutation.broken}: {outcome}, {time.monotonic() - start:.0f} s", flush=True)
+    return "" if caught else f"{mutation.invariant}: {mutation.broken}: {mutation.test} ended with {code}"
+
+
+def run(tree: Path, *tests: str) -> int | str:
+    """Pytest's exit code for these tests of the tree, or that they did not end."""
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+    paths = os.pathsep.join(filter(None, [str(tree / "src"), os.environ.get("PYTHONPATH", "")]))
+    environment = {**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
+    environment.pop("HOLDFAST_TORTURE", None)  # the sample must catch it
+    try:
+        return subprocess.run(
+            command, cwd=tree, env=environment, capture_output=True, timeout=PATIENCE * len(tests)
+        ).returncode
+    except subprocess.TimeoutExpired:
+        return "no end"
+
+
+def render() -> str:
+    """The table as a page."""
+    rows = [
+        f"| {m.invariant} | {m.broken} | `{m.file}`: `{m.line.strip().splitlines()[-1].strip()}` "
+        f"| `{m.test.partition('::')[2]}` in `{m.test.partition('::')[0]}` |"
+        for m in MUTATIONS
+    ]
+    return "\n".join(
+        [
+            "# What fails when an invariant is broken",
+            "",
+            "Written by `python tests/mutations.py --write`. `make torture` breaks each line in a copy of the tree,",
+            "and requires that its test fails there.",
+            "",
+            "| invariant | broken, | the line that keeps it | the test that fails |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
