@@ -169,7 +169,7 @@ MUTATIONS = (
         "policy/plan.py",
         "record = next((r for r in reversed(same) if r.progress == now), None)",
         "record = None",
-        "tests/policy/test_plan.py::test_all_policies_with_one_what_share_one_write",
+        "tests/policy/test_plan.py::test_a_step_on_disk_is_not_written_again_at_fit_end",
     ),
     Mutation(
         "I7",
@@ -177,7 +177,7 @@ MUTATIONS = (
         "engine/engine.py",
         "        self.settle()\n        decided, unread",
         "        decided, unread",
-        "tests/checkpointer/test_checkpointer.py::test_wait_saves_every_step_however_slow_the_store_is",
+        "tests/torture/test_order.py::test_one_save_is_in_flight",
     ),
     Mutation(
         "I9",
@@ -218,7 +218,8 @@ def main() -> int:
         for part in ("src", "tests"):
             shutil.copytree(ROOT / part, tree / part, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", tree)
-        if run(tree, *dict.fromkeys(mutation.test for mutation in MUTATIONS)) != 0:
+        code, _ = run(tree, *dict.fromkeys(mutation.test for mutation in MUTATIONS))
+        if code != 0:
             problems.append("the named tests do not all pass without any mutation")
         else:
             problems += [problem for mutation in MUTATIONS if (problem := trial(tree, mutation))]
@@ -236,27 +237,29 @@ def trial(tree: Path, mutation: Mutation) -> str:
     start = time.monotonic()
     path.write_text(whole.replace(mutation.line, mutation.mutant))
     try:
-        code = run(tree, mutation.test)
+        code, reason = run(tree, mutation.test)
     finally:
         path.write_text(whole)
     caught = code == FAILED
-    outcome = "caught" if caught else f"NOT CAUGHT (pytest ended with {code})"
+    outcome = f"caught by '{reason}'" if caught else f"NOT CAUGHT (pytest ended with {code})"
     print(f"{mutation.invariant} {mutation.broken}: {outcome}, {time.monotonic() - start:.0f} s", flush=True)
     return "" if caught else f"{mutation.invariant}: {mutation.broken}: {mutation.test} ended with {code}"
 
 
-def run(tree: Path, *tests: str) -> int | str:
-    """Pytest's exit code for these tests of the tree, or that they did not end."""
+def run(tree: Path, *tests: str) -> tuple[int | str, str]:
+    """Pytest's exit code for these tests of the tree, or that they did not end; and the first reason for it."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
     paths = os.pathsep.join(filter(None, [str(tree / "src"), os.environ.get("PYTHONPATH", "")]))
     environment = {**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
     environment.pop("HOLDFAST_TORTURE", None)  # the sample must catch it
     try:
-        return subprocess.run(
-            command, cwd=tree, env=environment, capture_output=True, timeout=PATIENCE * len(tests)
-        ).returncode
+        ended = subprocess.run(
+            command, cwd=tree, env=environment, capture_output=True, text=True, timeout=PATIENCE * len(tests)
+        )
     except subprocess.TimeoutExpired:
-        return "no end"
+        return "no end", ""
+    reasons = [line.removeprefix("E").strip() for line in ended.stdout.splitlines() if line.startswith("E  ")]
+    return ended.returncode, reasons[0][:120] if reasons else ""
 
 
 def render() -> str:

@@ -1,4 +1,4 @@
-"""I2: nothing is deleted before its replacement is durable, and a failed save runs none of its evictions."""
+"""I2: nothing is deleted before its replacement is durable, and a failed save runs none of its evictions. I7."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 import warnings
 
 import pytest
-from faults import CHANGING, Call, failing_at, watching
+from faults import CHANGING, Call, failing_at, short_writes, watching
 from scale import sample
 
 from holdfast.engine.engine import SaveFailedWarning
@@ -78,3 +78,12 @@ def test_a_failed_save_evicts_nothing(saver, tmp_path):
             warnings.simplefilter("ignore", SaveFailedWarning)  # test_faults.py looks at what is told
             saver.engine.settle()
         saver.save()
+
+
+def test_one_save_is_in_flight(saver):
+    """I7: a trigger that finds the writer busy waits, so that no second copy of the state piles up."""
+    with short_writes(16):  # thousands of writes
+        first = saver.begin()
+        second = saver.begin()
+        assert first.durable
+        assert second.record is not None

@@ -57,7 +57,8 @@ class Epochs:
             return False
         if self.on is Event.VALIDATION_END:
             return (progress.epoch + 1) % self.n == 0
-        return progress.epochs // self.n > fired.epochs // self.n
+        # An epoch that a limit cuts short ends too, and is gone on with when a run resumes from there.
+        return (progress.epoch + 1) // self.n > fired.epochs // self.n
 
     def horizon(self, fired: Progress) -> tuple[tuple[str, int], ...]:
         """Nothing: never due at a bare batch end."""

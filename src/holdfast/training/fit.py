@@ -165,8 +165,7 @@ class FitLoop:
         self.batches.set_epoch(self.epoch)
         self.metrics.begin_stage("train")
         self.hooks.call("on_train_epoch_start")
-        self._run_batches(resumed_at)
-        self.complete = True
+        self.complete = self._run_batches(resumed_at)
         self.at_boundary = True
         self.metrics.end_batches(self.steps)
         self.hooks.call_all(self.early_epoch_end, "on_train_epoch_end")
@@ -177,8 +176,8 @@ class FitLoop:
         if not self._done():
             self.epoch, self.batch, self.complete = self.epoch + 1, 0, False
 
-    def _run_batches(self, resumed_at: int) -> None:
-        """The batches of an epoch that are not done yet."""
+    def _run_batches(self, resumed_at: int) -> bool:
+        """The batches of an epoch that are not done yet; whether the epoch is over then."""
         hooks, metrics, size = self.hooks, self.metrics, self.batches.size
         start, end = hooks.of("on_train_batch_start"), hooks.of("on_train_batch_end")
         if (
@@ -188,7 +187,7 @@ class FitLoop:
         ):
             self._validate()  # the checkpoint was taken before or during the validation of its step
         if size is not None and 0 < size <= resumed_at:
-            return  # all are done: to begin iterating would draw from the random state that was restored
+            return True  # all are done: to begin iterating would draw from the random state that was restored
         source = self.batches.iterate(resumed_at)
         upcoming = next(source, _END)
         while upcoming is not _END:
@@ -201,7 +200,7 @@ class FitLoop:
             self.at_boundary = False
             if start and -1 in hooks.call_all(start, "on_train_batch_start", batch, batch_idx):
                 self.at_boundary = True
-                return
+                return True
             outputs = self._train_batch(batch, batch_idx, last)
             self.batch += 1
             self.total_batches += 1
@@ -218,9 +217,10 @@ class FitLoop:
             if validates:
                 self._validate()
             if last or self._enough():
-                return
+                return last
             if size is not None:
                 upcoming = next(source, _END)
+        return True
 
     def _validate(self) -> None:
         assert self.evaluation is not None, "only a run with a validation validates"
@@ -297,11 +297,10 @@ class FitLoop:
 
     def step(self, optimizer: Optimizer, closure: Callable[[], Any] | None) -> Any:
         """One optimizer step, counted; ``SteppedOptimizer`` comes here."""
-        self.steps += 1
         loss = self.strategy.step(optimizer, closure, self._before_step)
         if closure is not None and loss is None:
-            self.steps -= 1
             return None
+        self.steps += 1
         if self.module.automatic_optimization:
             self._step_schedulers("step", plateau=False)
         return loss

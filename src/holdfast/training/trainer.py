@@ -16,7 +16,8 @@ from holdfast.callbacks.callback import Callback
 from holdfast.callbacks.early_stopping import EarlyStopping
 from holdfast.callbacks.model_checkpoint import ModelCheckpoint
 from holdfast.engine.job import Captured
-from holdfast.errors import ConfigError
+from holdfast.errors import ConfigError, HoldfastError
+from holdfast.log import logger
 from holdfast.policy.what import What, full
 from holdfast.policy.what import weights_only as weights_only_what
 from holdfast.state import optimizers as optimizing
@@ -517,15 +518,15 @@ class Trainer:
             loop.run()
             saving.final_save()
             self.hooks.call("on_fit_end")
-        except (SystemExit, KeyboardInterrupt):
-            self._finalize("interrupted")
-            saving.close(clean=False)
-            raise
         except BaseException as error:
-            saving.rescue(error, whole=not self.strategy.stepping, at_boundary=loop.at_boundary)
+            if not isinstance(error, SystemExit):
+                saving.rescue(error, whole=not self.strategy.stepping, at_boundary=loop.at_boundary)
             self.hooks.call("on_exception", error)
-            self._finalize("failed")
-            saving.close(clean=False)
+            for end in (lambda: saving.close(clean=False), lambda: self._finalize("failed")):
+                try:
+                    end()
+                except HoldfastError as late:  # what ended the run is raised; this one is said
+                    logger.error("%s", late)
             raise
         saving.close(clean=True)
         self._finalize("success")
