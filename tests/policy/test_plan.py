@@ -111,7 +111,7 @@ def test_nothing_waits_where_nobody_needs_the_score() -> None:
     assert Training([newest()]).at(10).happen(BATCH, follows=True).saves
 
 
-@pytest.mark.parametrize("request_", [SIGNAL, TIME, Request("crash", Event.EXCEPTION)])
+@pytest.mark.parametrize("request_", [SIGNAL, Request("crash", Event.EXCEPTION)])
 def test_a_request_saves_now_and_arms_nobody(request_: Request) -> None:
     """What may be the last chance does not wait for a score; without one the ranked rule declines."""
     training = Training([rules(best(1, "loss"), never()), newest(never())]).at(10)
@@ -119,6 +119,16 @@ def test_a_request_saves_now_and_arms_nobody(request_: Request) -> None:
     assert [(s.policies, s.reason) for s in decided.saves] == [(("last",), request_.reason)]
     assert decided.declined == {"rules": f"{request_.reason}: not kept by best by loss (min)"}
     assert all(tally == Tally() for tally in decided.tallies.values())
+
+
+def test_a_clock_is_a_trigger_like_any_other() -> None:
+    """When its time has come the alias saves at once, and the ranked rule is armed for the next validation."""
+    training = Training([rules(best(1, "loss"), never()), newest(never())])
+    (save,) = training.at(10).happen(BATCH, requests=[TIME]).saves
+    assert save.policies == ("last",)
+    assert training.tallies["rules"].armed == TIME.reason
+    (save,) = training.at(12, loss=0.5).happen(VALIDATION).saves
+    assert save.policies == ("rules", "last")
 
 
 def test_a_request_is_served_now_though_others_would_wait() -> None:
