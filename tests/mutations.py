@@ -87,8 +87,8 @@ MUTATIONS = (
         "I2",
         "what is replaced goes before the ledger's line is durable",
         "store/local.py",
-        "                files.append(fd, b\"\\n\" + data if torn else data)\n                files.sync(fd)\n",
-        "                files.append(fd, b\"\\n\" + data if torn else data)\n",
+        '                files.append(fd, b"\\n" + data if torn else data)\n                files.sync(fd)\n',
+        '                files.append(fd, b"\\n" + data if torn else data)\n',
         "tests/torture/test_order.py::test_what_goes_goes_after_its_replacement_is_durable",
     ),
     Mutation(
@@ -250,7 +250,7 @@ def run(tree: Path, *tests: str) -> tuple[int | str, str]:
     """Pytest's exit code for these tests of the tree, or that they did not end; and the first reason for it."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
     paths = os.pathsep.join(filter(None, [str(tree / "src"), os.environ.get("PYTHONPATH", "")]))
-    environment = {**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {**os.environ, "PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "300"}
     environment.pop("HOLDFAST_TORTURE", None)  # the sample must catch it
     try:
         ended = subprocess.run(
@@ -258,7 +258,7 @@ def run(tree: Path, *tests: str) -> tuple[int | str, str]:
         )
     except subprocess.TimeoutExpired:
         return "no end", ""
-    reasons = [line.removeprefix("E").strip() for line in ended.stdout.splitlines() if line.startswith("E  ")]
+    reasons = [line.partition(" - ")[2] for line in ended.stdout.splitlines() if line.startswith("FAILED ")]
     return ended.returncode, reasons[0][:120] if reasons else ""
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, NoReturn
 
 import torch
 
-from holdfast import sources
+from holdfast import checks, sources
 from holdfast.catalog import runs
 from holdfast.catalog.folder import Folder
 from holdfast.engine.engine import Engine, SaveFailedWarning
@@ -33,10 +33,11 @@ from holdfast.state import random
 from holdfast.state.signals import Signals, exit_code
 from holdfast.store import LocalStore, Store
 from holdfast.strategies.base import Strategy
-from holdfast.strategies.single import Single, require_state
+from holdfast.strategies.single import Single
 
 _RANDOM = "random"
 _RESERVED = (_RANDOM, "progress")
+_LAST = "last"
 
 
 class Checkpointer:
@@ -91,15 +92,19 @@ class Checkpointer:
         strategy: Strategy | None = None,
     ) -> None:
         which = last(1) if which is None else which
-        _check(when, which, on_save_error, when_busy)
+        options = {"on_save_error": on_save_error, "when_busy": when_busy}
+        checks.arguments(
+            directory=directory, when=when, which=which, what=what, filename=filename, alias=_LAST, options=options
+        )
         ends = when | at(Event.FIT_END)
         self._policies = (
             Policy("rules", ends, which, what, Where(filename)),
-            Policy("last", ends, last(1), full, Where(None, alias="last")),
+            Policy("last", ends, last(1), full, Where(None, alias=_LAST)),
         )
         self._when, self._which = when, which
         self._filename_metrics = [name for name in Where(filename).fields if name not in COUNTERS]
-        self._options: dict[str, Any] = {"on_error": on_save_error, "when_busy": when_busy}
+        self._on_save_error: Literal["warn", "raise"] = on_save_error
+        self._when_busy: Literal["wait", "skip"] = when_busy
         self._folder = Folder(directory if isinstance(directory, Store) else LocalStore(directory))
         self._strategy: Strategy = strategy or Single()
         self._signals = Signals(signals)
@@ -159,7 +164,7 @@ class Checkpointer:
             Corrupt: The named checkpoint is damaged; nothing was changed.
             Incompatible: It does not fit the objects; nothing was changed.
         """
-        self._check_objects(objects, fresh)
+        self._check_begin(objects, fresh)
         loaded = self._load(source, objects, fresh)
         self._objects = dict(objects)
         self.progress, self._metrics = Progress(), {}
@@ -184,8 +189,9 @@ class Checkpointer:
             self._capture,
             group=self._strategy.group,
             tallies=tallies,
+            on_error=self._on_save_error,
+            when_busy=self._when_busy,
             report=logger.info,
-            **self._options,
         )
         now = time.monotonic()
         self._clocks = {seconds: now + seconds for seconds in self._when.intervals}
@@ -205,7 +211,7 @@ class Checkpointer:
             SaveFailed: An earlier save failed for the third time in a row.
             SystemExit: After SIGTERM, when the state is durable; KeyboardInterrupt after Ctrl-C.
         """
-        p = self.progress
+        engine, p = self._ready(), self.progress
         over = p.complete
         self.progress = Progress(
             p.epoch + over,
@@ -216,11 +222,12 @@ class Checkpointer:
             p.samples + samples,
         )
         self._measure(metrics)
-        if self._signals.pending or self._clocks or not self._ready().idle(self.progress):
+        if self._signals.pending or self._clocks or not engine.idle(self.progress):
             self._consider(Event.BATCH_END)
 
     def validated(self, metrics: Mapping[str, Any]) -> None:
         """Say that a validation has run at this step, and what it measured. Rules that rank decide here."""
+        self._ready()
         self._measure(metrics)
         self._check_measured()
         self._consider(Event.VALIDATION_END)
@@ -231,6 +238,7 @@ class Checkpointer:
         Args:
             metrics: What was measured at its end; with any, this is a validation's end as well.
         """
+        self._ready()
         self.progress = replace(self.progress, complete=True)
         if metrics:
             self._measure(metrics)
@@ -334,25 +342,11 @@ class Checkpointer:
         return Moment(frozenset(events), self.progress, dict(self._metrics), requests=requests)
 
     def _measure(self, metrics: Mapping[str, Any] | None) -> None:
-        if metrics is not None and not isinstance(metrics, Mapping):
-            raise ConfigError(f"Metrics are a mapping of names to numbers, not {metrics!r}.")
-        numbers = {name: _number(name, value) for name, value in (metrics or {}).items()}
-        self._metrics.update({name: Score(number, self.progress.steps) for name, number in numbers.items()})
+        for name, number in checks.numbers(metrics).items():
+            self._metrics[name] = Score(number, self.progress.steps)
 
     def _check_measured(self) -> None:
-        """A misspelt metric would rank and name nothing for days: the first validation tells."""
-        wanted = {"which=": self._which.metrics, "filename=": self._filename_metrics}
-        problems = [
-            f"{role} needs {', '.join(map(repr, missing))}"
-            for role, names in wanted.items()
-            if (missing := [name for name in names if name not in self._metrics])
-        ]
-        if problems:
-            raise ConfigError(
-                f"{' and '.join(problems)}, not measured by the end of the first validation.",
-                good="What was saved stands.",
-                remedy=f"Measured so far: {', '.join(map(repr, self._metrics)) or 'nothing'}.",
-            )
+        checks.measured(self._metrics, which=self._which.metrics, filename=self._filename_metrics)
 
     def _ready(self) -> Engine:
         if self._engine is None:
@@ -361,7 +355,7 @@ class Checkpointer:
             )
         return self._engine
 
-    def _check_objects(self, objects: Mapping[str, Any], fresh: Collection[str]) -> None:
+    def _check_begin(self, objects: Mapping[str, Any], fresh: Collection[str]) -> None:
         if not self._entered:
             raise ConfigError(
                 "resume() was called outside the with block.",
@@ -369,18 +363,7 @@ class Checkpointer:
             )
         if self._engine is not None:
             raise ConfigError("resume() is called once, before the first step.")
-        if not objects:
-            raise ConfigError("resume() needs what makes up the state: resume(model=model, optimizer=optimizer).")
-        reserved = [name for name in objects if name in _RESERVED]
-        if reserved:
-            raise ConfigError(f"The part names {', '.join(reserved)} are Holdfast's own: choose others.")
-        unknown = [fresh] if isinstance(fresh, str) else [name for name in fresh if name not in objects]
-        if unknown:
-            raise ConfigError(
-                f"fresh= is a list of names of objects, and there is none named {', '.join(map(repr, unknown))}.",
-                remedy=f"The objects are {', '.join(objects)}.",
-            )
-        require_state(objects)
+        checks.objects(objects, fresh, _RESERVED)
 
     def _say_restored(self, loaded: Loaded) -> None:
         restored = ", ".join(n for n in loaded.parts if n != _RANDOM)
@@ -399,32 +382,6 @@ class Checkpointer:
     def _path(self, name: str) -> Path | str:
         root = self._folder.store.root
         return Path(root) / name if isinstance(self._folder.store, LocalStore) else f"{root}/{name}"
-
-
-def _check(when: Any, which: Any, on_save_error: str, when_busy: str) -> None:
-    problems = []
-    if not isinstance(when, When):
-        problems.append(f"when= takes every(...), at(...) or a union of them, not {when!r}")
-    if not isinstance(which, Which):
-        problems.append(f"which= takes best(...), last(...) or a union of them, not {which!r}")
-    if on_save_error not in ("warn", "raise"):
-        problems.append(f"on_save_error= is 'warn' or 'raise', not {on_save_error!r}")
-    if when_busy not in ("wait", "skip"):
-        problems.append(f"when_busy= is 'wait' or 'skip', not {when_busy!r}")
-    if problems:
-        raise ConfigError(f"Checkpointer: {'; '.join(problems)}.")
-
-
-def _number(name: object, value: Any) -> float:
-    if not isinstance(name, str):
-        raise ConfigError(f"The name of a metric is text, not {name!r}.")
-    try:
-        number = value.item() if hasattr(value, "item") else value
-    except (RuntimeError, ValueError) as error:  # of a tensor or an array with more elements than one
-        raise ConfigError(f"The metric {name!r} is not one number: {error}.") from error
-    if isinstance(number, bool) or not isinstance(number, (int, float)):
-        raise ConfigError(f"The metric {name!r} is {value!r:.200}, not a number.")
-    return number
 
 
 def _stop(pending: signal.Signals) -> NoReturn:

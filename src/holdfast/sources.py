@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 
 from holdfast.catalog import resolve
-from holdfast.catalog.folder import Folder
+from holdfast.catalog.folder import Folder, Listing
 from holdfast.catalog.ledger import LEDGER
 from holdfast.catalog.manifest import Manifest
 from holdfast.engine.reader import CheckpointFile
@@ -128,7 +128,7 @@ def _find(home: Folder, source: str | os.PathLike[str], which: Which) -> tuple[F
             )
         return home, record
     text = str(source)
-    if os.path.isdir(text):  # noqa: PTH112  # Path's own raises for some paths that nothing can be at
+    if os.path.isdir(text or os.curdir):  # noqa: PTH112  # Path's own raises for some paths that nothing can be at
         remedy = "Name a checkpoint in it, such as its last.ckpt."
         raise NotFound("is a folder, not a checkpoint.", checkpoint=text, remedy=remedy)
     bare = os.sep not in text and not os.path.lexists(text)
@@ -136,7 +136,13 @@ def _find(home: Folder, source: str | os.PathLike[str], which: Which) -> tuple[F
     if name is not None:
         return home, resolve.named(home.store, name, listing)
     folder = Folder(LocalStore(Path(text).absolute().parent))
-    return folder, resolve.named(folder.store, Path(text).name)
+    return folder, resolve.named(folder.store, Path(text).name, _looked_through(home, folder))
+
+
+def _looked_through(home: Folder, folder: Folder) -> Listing | None:
+    """What else the folder holds; None for one without a ledger, which may be anybody's, and of any size."""
+    ours = folder is home or folder.store.stat(LEDGER) is not None
+    return folder.scan() if ours else None
 
 
 def _name_inside(root: str, path: str) -> str | None:
@@ -158,9 +164,8 @@ def _read(
     location: torch.device | str | None,
 ) -> Loaded:
     path = f"{folder.store.root}/{record.names[0]}"
-    # Anybody's folder may be large: only one that has a ledger is looked through for what else is good.
-    ours = folder is home or folder.store.stat(LEDGER) is not None
-    good = resolve.newest_good(folder.scan().records, but=record.id) if ours else ""
+    listing = _looked_through(home, folder)
+    good = resolve.newest_good(listing.records, but=record.id) if listing else ""
     with folder.store.open(record.names[0]) as reader:
         file = CheckpointFile(reader, name=path, good=good)
         there = file.manifest.parts

@@ -72,4 +72,3 @@ def check(found: Aftermath, *, acknowledged: int, oracle: list[str]) -> None:
     assert wanted(found.newest) <= set(found.weights)
     assert found.last >= acknowledged, "the alias is moved before a save is acknowledged"
     assert found.newest - found.last <= 1, "a kill between two renames leaves the alias one save behind at most"
-

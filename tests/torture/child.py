@@ -1,7 +1,8 @@
 """A training run that saves at every step, to be killed: deterministic, so each step's weights are known beforehand.
 
 Speaks in lines on standard output: ``prepared``; ``began STEP WEIGHTS`` when it has its state, WEIGHTS being their
-SHA-256; and each line that Holdfast logs when a save is durable, ``saved NAME, ...``: the acknowledgement that users see.
+SHA-256; and each line that Holdfast logs when a save is durable, ``saved NAME, ...``, the acknowledgement that users
+see.
 """
 
 from __future__ import annotations

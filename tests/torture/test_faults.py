@@ -12,11 +12,11 @@ import warnings
 
 import pytest
 import torch
-from faults import CHANGING, failing_at, refusing, short_writes, watching
-from scale import sample
 
+from faults import CHANGING, failing_at, refusing, short_writes, watching
 from holdfast import Checkpointer, NotFound, SaveFailed, every
 from holdfast.engine.engine import SaveFailedWarning
+from scale import sample
 from torture.aftermath import look, usage
 from torture.child import RULES, kept, score
 from torture.saver import Saver, oracle
@@ -204,10 +204,18 @@ class Loop:
     def step(self):
         self.checkpointer.step(metrics={"loss": score(self.checkpointer.progress.steps + 1)})
 
-    def wait(self):
-        """Until the save under way is over, and settled."""
+    def step_and_wait(self):
+        """A step, and its save, until that is over and settled."""
+        self.step()
         with contextlib.suppress(NotFound):  # nothing is there before the first
             self.checkpointer.load("last", parts=[])
+
+
+def train(loop, *, steps):
+    """A whole run."""
+    with loop:
+        for _ in range(steps):
+            loop.step()
 
 
 def full_disk():
@@ -218,29 +226,22 @@ def full_disk():
 def test_a_first_failure_warns_once_and_the_next_trigger_tries_again(tmp_path):
     """I3: training goes on after a failed save, and the next one is made."""
     with Loop(tmp_path) as loop:
-        loop.step()
-        loop.wait()
+        loop.step_and_wait()
         with full_disk(), pytest.warns(SaveFailedWarning) as told:
-            loop.step()
-            loop.wait()
+            loop.step_and_wait()
         assert len(told) == 1
         checkpoint, good = tmp_path / "epoch=0-step=2.ckpt", "'epoch=0-step=1.ckpt'"
         in_four_parts(str(told[0].message), checkpoint=checkpoint, code=errno.ENOSPC, good=good)
-        loop.step()
-        loop.wait()
+        loop.step_and_wait()
         assert set(look(tmp_path).weights) == {1, 3}
 
 
 def test_the_third_failure_in_a_row_raises_and_is_told_once(tmp_path):
     """I3: two warnings, then the third failure ends the run; leaving the block tells it no second time."""
-    with (
-        full_disk(),
-        pytest.warns(SaveFailedWarning) as told,
-        pytest.raises(SaveFailed, match=r"epoch=0-step=3\.ckpt' was not saved: .*No space left"),
-        Loop(tmp_path) as loop,
-    ):
-        for _ in range(10):
-            loop.step()
+    loop = Loop(tmp_path)
+    third = r"epoch=0-step=3\.ckpt' was not saved: .*No space left"
+    with full_disk(), pytest.warns(SaveFailedWarning) as told, pytest.raises(SaveFailed, match=third):
+        train(loop, steps=10)
     assert loop.checkpointer.progress.steps == 4, "the step after the third failure hears of it"
     first, second = (str(warning.message) for warning in told)
     assert "epoch=0-step=1.ckpt" in first
@@ -249,38 +250,28 @@ def test_the_third_failure_in_a_row_raises_and_is_told_once(tmp_path):
 
 def test_a_success_between_failures_starts_the_count_anew(tmp_path):
     """I3: only failures in a row add up."""
-    with Loop(tmp_path) as loop, pytest.warns(SaveFailedWarning) as told:
+    with Loop(tmp_path) as loop:
         for _ in range(4):
-            with full_disk():
-                loop.step()
-                loop.wait()
-            loop.step()
-            loop.wait()
-    assert len(told) == 4
+            with full_disk(), pytest.warns(SaveFailedWarning) as told:
+                loop.step_and_wait()
+            assert len(told) == 1
+            loop.step_and_wait()
 
 
 def test_the_last_save_of_a_run_raises_where_it_fails(tmp_path):
     """I3: at the end nothing later can try again, so the end itself does, and then says so."""
-    with (
-        pytest.warns(SaveFailedWarning) as told,
-        pytest.raises(SaveFailed, match=r"epoch=0-step=2\.ckpt' was not saved"),
-        Loop(tmp_path) as loop,
-    ):
-        loop.step()
-        loop.wait()
-        full = full_disk()
-        full.__enter__()
-        loop.step()
-    full.__exit__(None, None, None)
+    train(Loop(tmp_path), steps=1)
+    second = r"epoch=0-step=2\.ckpt' was not saved"
+    with full_disk(), pytest.warns(SaveFailedWarning) as told, pytest.raises(SaveFailed, match=second):
+        train(Loop(tmp_path), steps=1)
     assert len(told) == 1, "the end tried step 2 once more before it gave up"
     assert set(look(tmp_path).weights) == {1}
 
 
 def test_on_save_error_raise_raises_at_once(tmp_path):
     """I3: the first failure ends the run where the user wants it so."""
-    with full_disk(), pytest.raises(SaveFailed) as raised, Loop(tmp_path, on_save_error="raise") as loop:
-        loop.step()
-        loop.step()
+    with full_disk(), pytest.raises(SaveFailed) as raised:
+        train(Loop(tmp_path, on_save_error="raise"), steps=2)
     checkpoint, good = tmp_path / "epoch=0-step=1.ckpt", "There is no other checkpoint"
     in_four_parts(str(raised.value), checkpoint=checkpoint, code=errno.ENOSPC, good=good)
 
@@ -303,11 +294,10 @@ def test_a_save_by_hand_always_raises(tmp_path):
 def test_a_folder_that_cannot_be_read_is_a_failed_save_too(tmp_path):
     """I3: what fails while a save is planned is told as what fails while it is written, and tried again."""
     with Loop(tmp_path) as loop:
-        loop.step()
-        loop.wait()
+        loop.step_and_wait()
         with refusing(scandir=errno.EIO):
             loop.step()
         with pytest.warns(SaveFailedWarning, match=r"step=2\.ckpt' was not saved: .*Input/output error"):
             loop.step()
-        loop.wait()
-    assert set(look(tmp_path).weights) == {1, 3}
+        loop.step_and_wait()
+        assert set(look(tmp_path).weights) == {1, 3, 4}

@@ -8,7 +8,6 @@ import time
 from dataclasses import dataclass
 
 from scale import whole
-
 from torture.aftermath import check, look
 from torture.child import wanted
 
@@ -83,7 +82,6 @@ def test_no_kill_costs_an_acknowledged_step_or_leaves_anything_behind(forks, ora
 
 
 def _bound(found):
-    """Bytes that a folder may take at its worst: what rules want before and after a save, the checkpoint
-    that was resumed from, and one unfinished file."""
+    """Bytes at the worst: what rules want before and after a save, what was resumed from, one unfinished file."""
     most = max(len(wanted(step) | wanted(step - 1)) for step in range(1, found.newest + 1))
     return (most + 2) * found.bytes // len(found.weights)

@@ -6,10 +6,10 @@ import errno
 import warnings
 
 import pytest
-from faults import CHANGING, Call, failing_at, short_writes, watching
-from scale import sample
 
+from faults import CHANGING, Call, failing_at, short_writes, watching
 from holdfast.engine.engine import SaveFailedWarning
+from scale import sample
 from torture.saver import Saver
 
 

@@ -9,8 +9,8 @@ from collections import Counter
 from contextlib import contextmanager
 
 import pytest
-from scale import sample
 
+from scale import sample
 from torture.aftermath import check, look
 from torture.child import wanted
 
@@ -73,7 +73,7 @@ def calls_of_one_save(forks, tmp_path):
 
 @pytest.mark.timeout(900)
 def test_a_kill_before_any_system_call_of_a_save_leaves_a_whole_folder(forks, oracle, tmp_path):
-    """Killed before its n-th write, sync, rename or unlink, a save is there whole or not at all, and nothing is lost."""
+    """Killed before its n-th write, sync, rename or unlink, a save is there whole or not at all."""
     truth = oracle(BEFORE + 3)
     calls = calls_of_one_save(forks, tmp_path)
     assert {"pwrite64", "fsync", "rename", "link", "unlink"} <= {name.removesuffix("at") for name, _ in calls}

@@ -119,14 +119,16 @@ def named(store: Store, name: str, listing: Listing | None = None) -> Record:
     if entry is None:
         names = ", ".join(r.names[0] for r in listing.records) or "no checkpoint" if listing else ""
         raise NotFound(f"does not exist.{names and f' The folder holds {names}.'}", checkpoint=path)
+    remedy = "Nothing was loaded."
+    wrecks = [s for s in listing.strangers if s.name == name and s.verdict is Verdict.CORRUPT] if listing else []
+    if wrecks:  # the ledger may know of one that has no sign of ours left
+        raise Corrupt(f"is corrupt: {wrecks[0].why}.", checkpoint=path, good=good, remedy=remedy)
     try:
         with store.open(name) as reader:
             manifest = read_manifest(reader)
     except Damage as damage:
-        remedy = "Nothing was loaded."
         raise Corrupt(f"is corrupt: {damage}.", checkpoint=path, good=good, remedy=remedy) from damage
     if manifest is None:
-        remedy = "Nothing was loaded."
         raise Foreign("was not written by Holdfast.", checkpoint=path, good=good, remedy=remedy)
     return records.project(manifest, bytes=entry.bytes, names=(name,))
 

@@ -346,7 +346,8 @@ class Engine:
 def _after(checkpoint: str, trouble: HoldfastError) -> str:
     """What failed once a checkpoint was there."""
     good = "It is whole and durable; not all that it replaces has been evicted."
-    return f"checkpoint '{checkpoint}' was saved, and then: {trouble.what} {good} {trouble.remedy} {_AGAIN}"
+    parts = (f"checkpoint '{checkpoint}' was saved, and then: {trouble.what}", good, trouble.remedy, _AGAIN)
+    return " ".join(filter(None, parts))
 
 
 def _line(record: Record, seconds: float, evicted: Sequence[str]) -> str:

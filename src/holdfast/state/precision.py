@@ -17,6 +17,7 @@ _NAMES = {
     "16-true": "16-true", "bf16-true": "bf16-true",
 }  # fmt: skip
 _TRUE = {"64-true": torch.float64, "16-true": torch.float16, "bf16-true": torch.bfloat16}
+_AS_IT_IS = nullcontext()
 _MIXED = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 
 
@@ -38,6 +39,8 @@ class Precision:
         self.name = _NAMES[str(name)]
         self._device = device
         self._dtype = _TRUE.get(self.name)
+        self.casts_input = self._dtype is not None
+        """Whether ``input`` does anything."""
         self.autocasts = self.name in _MIXED
         self.scaler = torch.amp.GradScaler(device.type) if self.name == "16-mixed" else None
 
@@ -50,16 +53,11 @@ class Precision:
         """The context in which a step computes."""
         if self.autocasts:
             return torch.autocast(self._device.type, dtype=_MIXED[self.name])
-        return nullcontext()
+        return _AS_IT_IS
 
     def input(self, tensor: torch.Tensor) -> torch.Tensor:
         """A tensor of a batch, cast where the kind is not mixed."""
         return tensor.to(self._dtype) if self._dtype is not None and tensor.is_floating_point() else tensor
-
-    @property
-    def casts_input(self) -> bool:
-        """Whether ``input`` does anything."""
-        return self._dtype is not None
 
     def scaled(self, loss: torch.Tensor) -> torch.Tensor:
         """The loss that is differentiated."""

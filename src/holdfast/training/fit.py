@@ -120,6 +120,11 @@ class FitLoop:
         self._last_validation = self._started
         automatic = bool(module.automatic_optimization)
         self._train_batch = self._automatic if automatic else self._manual
+        # A method that nobody overrides would only come back here: it is passed over.
+        self._own_step = bool(hooks.of_module("optimizer_step"))
+        self._clips = bool(limits.clip_value) or any(
+            hooks.of_module(name) for name in ("configure_gradient_clipping", "clip_gradients")
+        )
         self.wrapped = [SteppedOptimizer(optimizer, self.step) for optimizer in self.optimizers]
         if automatic and len(self.optimizers) > 1:
             raise ConfigError(
@@ -255,9 +260,11 @@ class FitLoop:
         if not steps:
             closure()
             return result or None
-        optimizer = self.wrapped[0]
-        self.context.hook = "optimizer_step"
-        self.module.optimizer_step(self.epoch, batch_idx, optimizer, closure)
+        if self._own_step:
+            self.context.hook = "optimizer_step"
+            self.module.optimizer_step(self.epoch, batch_idx, self.wrapped[0], closure)
+        else:
+            self.step(self.optimizers[0], closure)
         self._accumulated = 0
         return result or None
 
@@ -307,7 +314,7 @@ class FitLoop:
 
     def _before_step(self, optimizer: Optimizer) -> None:
         self.hooks.call("on_before_optimizer_step", optimizer)
-        if self.module.automatic_optimization:
+        if self._clips and self.module.automatic_optimization:
             self.module.configure_gradient_clipping(optimizer, self.limits.clip_value, self.limits.clip_algorithm)
 
     def _zero_grad(self, optimizer: Optimizer) -> None:

@@ -61,10 +61,10 @@ class Hooks:
 
     def call(self, name: str, *args: Any) -> list[Any]:
         """Call a hook; what those called return, in order."""
-        found = self.of(name)
-        if not found:
-            return []
-        return self.call_all(found, name, *args)
+        found = self._found.get(name)
+        if found is None:
+            found = self.of(name)
+        return self.call_all(found, name, *args) if found else []
 
     def call_all(self, calls: Sequence[Call], name: str, *args: Any) -> list[Any]:
         """Call these as the hook ``name``."""

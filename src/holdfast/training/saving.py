@@ -118,8 +118,10 @@ class Saving:
             SaveFailed: A save failed for the third time in a row, or at the end.
             SystemExit: After SIGTERM, when the state is durable; KeyboardInterrupt after SIGINT.
         """
-        noted, self._noted = self._noted, set()
         pending = self._signals.pending
+        if not self._places and pending is None:
+            return
+        noted, self._noted = self._noted, set()
         progress = self._progress()
         for place in self._places:
             engine = place.ready()
