@@ -49,7 +49,7 @@ MUTATIONS = (
         "store/base.py",
         'hidden = f".{base}.{owner}.tmp"',
         'hidden = f"{base}.{owner}.ckpt"',
-        "tests/torture/test_kills.py::test_no_kill_costs_an_acknowledged_step_or_leaves_anything_behind",
+        "tests/torture/test_order.py::test_what_goes_goes_after_its_replacement_is_durable",
     ),
     Mutation(
         "I1",

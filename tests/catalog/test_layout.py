@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import scale
 from holdfast.catalog import layout
 from holdfast.catalog.layout import MANIFEST_ENTRY, TAIL_BYTES, Layout, ManifestPlace, find_manifest
 
@@ -206,26 +205,3 @@ def test_a_damaged_end_gives_no_place_outside_the_file(data):
         end[data.draw(st.integers(0, len(end) - 1))] = data.draw(st.integers(0, 255))
     place = find_manifest(bytes(end), of.bytes)
     assert place is None or (place.offset >= 0 and place.length > 0 and place.offset + place.length <= of.bytes)
-
-
-@pytest.mark.torture
-@pytest.mark.skipif(not scale.whole, reason="reads 4 GiB; make torture runs it")
-def test_a_real_file_past_4_gib_opens_in_zipfile_and_in_torch(tmp_path):
-    """A sparse file with a tensor of more than 4 GiB and one after it is read by zipfile, torch and verify."""
-    import torch
-    from sparse import sparse_checkpoint
-
-    from holdfast.catalog.verify import Verdict, verify
-    from holdfast.store import LocalStore
-
-    length = 2**32 + 12_345
-    sparse_checkpoint(tmp_path / "big.ckpt", big=length, small=b"\x07" * 16)
-    with zipfile.ZipFile(tmp_path / "big.ckpt") as archive:
-        assert [archive.getinfo(f"archive/data/{k}").file_size for k in (0, 1)] == [length, 16]
-        assert archive.read("archive/data/1") == b"\x07" * 16
-    state = torch.load(tmp_path / "big.ckpt", weights_only=True, mmap=True)
-    assert state["big"].shape == (length,)
-    assert state["big"][-3:].tolist() == [0, 0, 0]
-    assert state["small"].tolist() == [7] * 16
-    with LocalStore(tmp_path).open("big.ckpt") as reader:
-        assert verify(reader).verdict is Verdict.WHOLE

@@ -516,7 +516,7 @@ def backbone_and_head():
         ),
         (full.including("model.*.bias"), {"model", "optimizer", "random"}, {"backbone.bias", "head.bias"}),
     ],
-    ids=str,
+    ids=["weights", "trainable", "excluding", "including"],
 )
 def test_what_says_what_the_files_of_the_rules_hold_and_last_holds_all(what, parts, keys, tmp_path):
     """The light files are the rules'; `last.ckpt` is another file, and the only one a resume takes."""

@@ -20,7 +20,9 @@ from holdfast.engine.reader import CheckpointFile
 from holdfast.errors import HoldfastError
 from holdfast.store import LocalStore
 
-ROOM = 4 * 2**30  # of address space, beyond what the interpreter and torch have taken: a bomb ends the test, not the host
+ROOM = (
+    4 * 2**30
+)  # of address space, beyond what the interpreter and torch have taken: a bomb ends the test, not the host
 FORBIDDEN = ("pickle.", "os.", "exec", "compile", "import", "subprocess.", "socket.", "ctypes.", "marshal.", "shutil.")
 HARMLESS = ("os.listdir", "os.scandir")
 

@@ -14,7 +14,6 @@ import struct
 import subprocess
 import sys
 import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ import forging
 from holdfast.catalog import layout
 from holdfast.catalog.manifest import TensorInfo
 from holdfast.engine.reader import CheckpointFile
-from holdfast.store import LocalStore, MemoryStore
+from holdfast.store import MemoryStore
 
 pytestmark = [
     pytest.mark.torture,
@@ -116,7 +115,9 @@ GADGETS = {
     "a name that is not ASCII": b"c\xff\xfe\nx\n",
     "torch.load": call("torch", "load", atom("/etc/passwd")),
     "torch.hub": call("torch.hub", "load", atom("x")),
-    "_rebuild_parameter": call("torch._utils", "_rebuild_parameter", tensor(), atom(True), b"ccollections\nOrderedDict\n)R"),
+    "_rebuild_parameter": call(
+        "torch._utils", "_rebuild_parameter", tensor(), atom(True), b"ccollections\nOrderedDict\n)R"
+    ),
     "_rebuild_from_type_v2": call("torch._tensor", "_rebuild_from_type_v2", name("os", "system"), atom(COMMAND)),
     "_rebuild_wrapper_subclass": call("torch._utils", "_rebuild_wrapper_subclass", atom(1)),
     "numpy's reconstruct": call("numpy.core.multiarray", "_reconstruct", atom(1)),
@@ -152,7 +153,6 @@ GADGETS = {
 }
 
 NONSENSE = {
-    "no end": b"N",
     "rebuilding with too little": call("torch._utils", "_rebuild_tensor_v2", place()),
     "rebuilding with too much": call("torch._utils", "_rebuild_tensor_v2", *[place()] * 9),
     "rebuilding on no storage": call("torch._utils", "_rebuild_tensor_v2", *[atom(1)] * 6),
@@ -213,7 +213,9 @@ NONSENSE = {
     "deep lists": b"]" * 200_000 + b"a" * 199_999,
     "deep tuples": b")" + b"\x85" * 200_000,
     "deep dictionaries": b"}K\x01" * 50_000 + b"N" + b"s" * 50_000,
-    "deep metadata": b"ccollections\nOrderedDict\nq\x00)R" + b"}X\x09\x00\x00\x00_metadatah\x00)R" * 10_000 + b"sb" * 10_000,
+    "deep metadata": b"ccollections\nOrderedDict\nq\x00)R"
+    + b"}X\x09\x00\x00\x00_metadatah\x00)R" * 10_000
+    + b"sb" * 10_000,
     "protocol 4": b"\x80\x04N",
     "protocol 0": b"I5\n",
     "text by quotes": b"S'\\x41'\n",
@@ -228,7 +230,9 @@ FLOATS = name("torch", "float32")
 
 
 def v3(dtype: bytes, storage: bytes | None = None, **more: Any) -> bytes:
-    return tensor(place(kind=UNTYPED) if storage is None else storage, **more)[:-2].replace(b"v2", b"v3") + dtype + b"tR"
+    return (
+        tensor(place(kind=UNTYPED) if storage is None else storage, **more)[:-2].replace(b"v2", b"v3") + dtype + b"tR"
+    )
 
 
 TENSORS = {
@@ -262,7 +266,10 @@ TENSORS = {
     "a data type that is quantised": v3(name("torch", "qint8"), shape=(16,)),
     "a data type of half a byte": v3(name("torch", "float4_e2m1fn_x2"), shape=(16,)),
     "a data type with a typed storage": v3(FLOATS, place()),
-    "a tensor in metadata past the end": b"ccollections\nOrderedDict\n)R}" + atom("_metadata") + tensor(shape=(99,)) + b"sb",
+    "a tensor in metadata past the end": b"ccollections\nOrderedDict\n)R}"
+    + atom("_metadata")
+    + tensor(shape=(99,))
+    + b"sb",
 }
 
 
@@ -271,7 +278,8 @@ def lying(edit: forging.Edit, **more: Any) -> bytes:
     return forging.forge(rooted(GOOD), [SIXTEEN], tensors=[WEIGHT], edit=edit, **more)
 
 
-GOOD = b"}" + atom("weight") + tensor() + b"s"
+GOOD = b"}" + atom("weight") + tensor() + b"s" + atom("a large number") + atom(300) + b"s"
+GOOD += atom("a huge number") + atom(1e300) + b"s"
 
 
 def put(*path: Any) -> forging.Edit:
@@ -294,11 +302,14 @@ CLIMBING = {"archive/../../../escape": b"x"}
 MANIFESTS = {
     "an offset that is off": (put("entries", 4, 1, 64), "places entries where they cannot be"),
     "an offset past the end": (put("entries", 4, 1, 2**40), "places entries where they cannot be"),
-    "a length that is off": (put("entries", 4, 2, 17), "places entries where they cannot be"),
+    "a length that is off": (put("entries", 4, 2, 17), "of its zip structure"),
+    "a length that is far off": (put("entries", 4, 2, 16 + 64), "places entries where they cannot be"),
     "a length past the end": (put("entries", 4, 2, 2**40), "in a file of"),
     "lengths that add up to more than 64 bits": (
-        lambda d: [e.__setitem__(2, 2**63 - 1) for e in d["entries"][4:]] + [d["entries"].extend(
-            [f"archive/data/{n}", 0, 2**63 - 1, "00000000"] for n in range(1, 9))],
+        lambda d: (
+            [e.__setitem__(2, 2**63 - 1) for e in d["entries"][4:]]
+            + [d["entries"].extend([f"archive/data/{n}", 0, 2**63 - 1, "00000000"] for n in range(1, 9))]
+        ),
         "in a file of",
     ),
     "another CRC-32 for a storage": (put("entries", 4, 3, "00000000"), "of its zip structure"),
@@ -317,10 +328,18 @@ MANIFESTS = {
     "a tensor of another shape": (both(put("tensors", 0, 2, [2, 2]), put("tensors", 0, 3, [2, 1])), "other tensors"),
     "a part where there is none": (put("parts", "model", ["nowhere"]), "where there is none"),
     "a part inside a tensor": (put("parts", "model", ["state_dict", "weight", 0]), "where there is none"),
-    "a thousand parts at one place": (lambda d: d["parts"].update({f"p{n}": ["state_dict"] for n in range(1000)}), "inside"),
+    "a thousand parts at one place": (
+        lambda d: d["parts"].update({f"p{n}": ["state_dict"] for n in range(1000)}),
+        "inside",
+    ),
     "parts inside parts": (lambda d: d["parts"].update(all=[]), "one part inside another"),
     "a type that does not fit": (put("types", "state_dict.weight", "datetime.datetime"), "does not fit its type"),
-    "a type that overflows": (put("types", "state_dict.weight", "numpy.int8"), "does not fit its type"),
+    "a type that makes arrays": (put("types", "state_dict.weight", "numpy.int8"), "does not fit its type"),
+    "a type that overflows": (put("types", "state_dict.'a large number'", "numpy.int8"), "does not fit its type"),
+    "a type that ends in the year 10^292": (
+        put("types", "state_dict.'a huge number'", "datetime.timedelta"),
+        "does not fit its type",
+    ),
     "a type with keywords": (put("types", "state_dict", "pathlib.Path"), "does not fit its type"),
     "opaque values in no entry": (put("opaque", ["model.thing"]), "other entries than a checkpoint"),
     "an id that climbs out": (put("id", "../" * 10 + "aa"), "32 hex digits"),
@@ -357,6 +376,7 @@ def with_zip64_end(raw: bytes, directory: int) -> bytes:
 def zips() -> dict[str, Case]:
     good = forging.forge(rooted(GOOD), [SIXTEEN], tensors=[WEIGHT])
     directory = struct.unpack("<I", good[-6:-2])[0]
+    padding = next(s.offset for s in layout.compute([(layout.FORMAT_ENTRY, 11)]).slots)
     central = good[directory:-22]
     foreign = {"verdict": "foreign", "why": "not written by Holdfast"}
     with pytest.warns(UserWarning, match="Duplicate name"):
@@ -380,7 +400,7 @@ def zips() -> dict[str, Case]:
         "a bare pickle with a gadget": Case(rooted(SYSTEM), **foreign),
         "our sign in a foreign zip": Case(foreign_zip("archive/.holdfast/format", "archive/data.pkl"), "not that of"),
         "our manifest in a foreign zip": Case(
-            foreign_zip("archive/data.pkl", layout.MANIFEST_ENTRY, data=b"{}"), "CRC-32"
+            foreign_zip("archive/data.pkl", layout.MANIFEST_ENTRY, data=b"{}"), "format None is not 1"
         ),
         "an entry that climbs out": Case(forging.forge(rooted(GOOD), [SIXTEEN], extra=CLIMBING), "other entries"),
         "an absolute entry": Case(forging.forge(rooted(GOOD), [SIXTEEN], extra={"/tmp/escape": b"x"}), "other entries"),
@@ -401,8 +421,10 @@ def zips() -> dict[str, Case]:
         "a zip64 end of all ones": Case(with_zip64_end(good, 2**64 - 1), "its end is not"),
         "the sign of a zip64 end alone": Case(end_of(good, offset=0xFFFFFFFF), "its end is not"),
         "another byte order": Case(good.replace(b"little", b"bigger"), "byteorder"),
-        "a local header that lies": Case(good.replace(b"PK\x03\x04\x14\x00\x00", b"PK\x03\x04\x14\x00\x08", 1), "zip structure"),
-        "padding that hides something": Case(good.replace(b"BF\x10\x00" + bytes(8), b"BF\x10\x00" + b"hidden!!", 1), ""),
+        "a local header that lies": Case(
+            good.replace(b"PK\x03\x04\x14\x00\x00", b"PK\x03\x04\x14\x00\x08", 1), "zip structure"
+        ),
+        "padding that hides something": Case(good[: padding - 4] + b"code" + good[padding:], "of its zip structure"),
         "a manifest of 300 MB": Case(bytes(huge[directory:]), "more than 268,435,456", size=302 * 2**20),
         "an end and nothing else": Case(good[-22:], "", verdict="foreign"),
         "a directory and nothing else": Case(central + end_of(good, offset=0)[-22:], "its end is not"),

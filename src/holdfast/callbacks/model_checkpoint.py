@@ -5,7 +5,6 @@ The flags are those of "ModelCheckpoint API page" (Lightning 1.5) and "Customize
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from datetime import timedelta
@@ -14,8 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
+from holdfast.callbacks import checkpoint_flags
 from holdfast.callbacks.callback import Callback
-from holdfast.errors import ConfigError
+from holdfast.callbacks.own_names import OwnNames, renamed
 from holdfast.policy.plan import Policy
 from holdfast.policy.values import Event, Progress, Record
 from holdfast.policy.what import full, weights_only
@@ -24,7 +24,13 @@ from holdfast.policy.where import Where
 from holdfast.policy.which import Best, Which, everything, last, nothing
 
 if TYPE_CHECKING:
-    from holdfast.training.saving import FolderView
+    from holdfast.training.places import FolderView
+
+_DEFAULTS: dict[str, Any] = {
+    "filename": None, "monitor": None, "save_last": None, "save_top_k": 1, "save_weights_only": False, "mode": "min",
+    "auto_insert_metric_name": True, "every_n_train_steps": None, "train_time_interval": None, "every_n_epochs": None,
+    "save_on_train_epoch_end": None,
+}  # fmt: skip
 
 
 class ModelCheckpoint(Callback):
@@ -36,16 +42,18 @@ class ModelCheckpoint(Callback):
         monitor: The metric by which checkpoints are ranked; without one the newest is kept.
         verbose: Accepted; every save writes one line anyway.
         save_last: Whether ``last.ckpt`` is the newest state: moved at every due trigger, at each training epoch's end
-            and at fit's end.
+            and at fit's end. None and False never do that.
         save_top_k: How many of the best are kept; -1 all, 0 none. None is 1.
         save_weights_only: Leave out optimizers and all else that only resuming needs.
         mode: ``"min"`` or ``"max"``.
         auto_insert_metric_name: Whether ``{val_loss}`` becomes ``val_loss=0.3`` in a name.
         every_n_train_steps: Save every so many optimizer steps; 0 never.
-        train_time_interval: Save when so much time has passed.
+        train_time_interval: Save when so much time has passed; zero is at every batch.
         every_n_epochs: Save every so many epochs; 0 never. Without any of the three it is 1.
         save_on_train_epoch_end: Whether epochs are counted at the training epoch's end or at validation's. By default
             at the training epoch's end, unless validation runs several times an epoch or not in every one.
+        every_n_val_epochs: The old name of ``every_n_epochs``.
+        period: An older one.
         policy: Instead of the flags: a policy of your own.
 
     Raises:
@@ -73,44 +81,55 @@ class ModelCheckpoint(Callback):
         train_time_interval: timedelta | None = None,
         every_n_epochs: int | None = None,
         save_on_train_epoch_end: bool | None = None,
+        every_n_val_epochs: int | None = None,
         *,
+        period: int | None = None,
         policy: Policy | None = None,
     ) -> None:
-        self.dirpath = None if dirpath is None else os.path.realpath(os.path.expanduser(dirpath))
-        self.filename = filename
-        self.monitor = monitor
+        self.dirpath = None if dirpath is None else os.path.realpath(Path(dirpath).expanduser())
+        self.filename, self.monitor, self.mode = filename, monitor, mode
         self.verbose = verbose
         self.save_last = save_last
         self.save_top_k = 1 if save_top_k is None else save_top_k
         self.save_weights_only = save_weights_only
-        self.mode = mode
         self.auto_insert_metric_name = auto_insert_metric_name
-        self._steps, self._interval, self._epochs = every_n_train_steps, train_time_interval, every_n_epochs
+        self.every_n_train_steps, self.train_time_interval = every_n_train_steps, train_time_interval
+        self.every_n_epochs = checkpoint_flags.epochs(every_n_epochs, every_n_val_epochs, period)
         self.save_on_train_epoch_end = save_on_train_epoch_end
         self._policy = policy
         self._view: FolderView | None = None
-        _check(self, every_n_train_steps, train_time_interval, every_n_epochs)
-        if every_n_train_steps is None and train_time_interval is None and every_n_epochs is None:
-            self._epochs = 1
-        self.which()
+        self._trainer: Any = None
+        flags = {**vars(self), "last_name": self.CHECKPOINT_NAME_LAST}
+        if policy is not None:
+            checkpoint_flags.without_policy(flags, _DEFAULTS)
+            ranking = next((rule for rule in policy.which.rules if isinstance(rule, Best)), None)
+            self.monitor, self.mode = (ranking.metric, ranking.mode) if ranking else (None, "min")
+        checkpoint_flags.check(flags)
+        if every_n_train_steps is None and train_time_interval is None and self.every_n_epochs is None:
+            self.every_n_epochs = 1
         self.where()
 
     # The table
 
     def when(self, *, on_train_epoch_end: bool) -> When:
         """When it saves ranked checkpoints."""
-        if self._steps:
-            return every(steps=self._steps)
-        if self._interval is not None:
-            return every(seconds=max(self._interval.total_seconds(), 1e-3))
-        if self._epochs:
+        if self._policy is not None:
+            return self._policy.when
+        if self.every_n_train_steps:
+            return every(steps=self.every_n_train_steps)
+        if self.train_time_interval is not None:
+            seconds = self.train_time_interval.total_seconds()
+            return every(seconds=seconds) if seconds else at(Event.BATCH_END)
+        if self.every_n_epochs:
             wanted = self.save_on_train_epoch_end
             at_train_end = on_train_epoch_end if wanted is None else wanted
-            return every(epochs=self._epochs, on=Event.TRAIN_EPOCH_END if at_train_end else Event.VALIDATION_END)
+            return every(epochs=self.every_n_epochs, on=Event.TRAIN_EPOCH_END if at_train_end else Event.VALIDATION_END)
         return never()
 
     def which(self) -> Which:
         """Which of them it keeps."""
+        if self._policy is not None:
+            return self._policy.which
         if self.save_top_k == 0:
             return nothing()
         if self.save_top_k == -1:
@@ -121,14 +140,9 @@ class ModelCheckpoint(Callback):
 
     def where(self) -> Where:
         """Their names."""
-        return Where(
-            self.filename or "{epoch}-{step}",
-            auto_insert_metric_name=self.auto_insert_metric_name,
-            join=self.CHECKPOINT_JOIN_CHAR,
-            equals=self.CHECKPOINT_EQUALS_CHAR,
-            extension=self.FILE_EXTENSION,
-            starting_version=self.STARTING_VERSION,
-        )
+        if self._policy is not None:
+            return self._policy.where
+        return Where(self.filename or "{epoch}-{step}", **self._affixes())
 
     def policies(self, name: str, *, on_train_epoch_end: bool) -> tuple[Policy, ...]:
         """What it registers: ranked checkpoints, and the alias if it is wanted."""
@@ -136,19 +150,47 @@ class ModelCheckpoint(Callback):
             return (self._policy,)
         what = weights_only if self.save_weights_only else full
         when = self.when(on_train_epoch_end=on_train_epoch_end)
-        ranked = Policy(name, when, self.which(), what, self.where())
+        ranked = Policy(name, when, self.which(), what, self._names())
         if not self.save_last:
             return (ranked,)
         ends = when | at(Event.TRAIN_EPOCH_END, Event.FIT_END)
-        alias = Where(None, alias=self.CHECKPOINT_NAME_LAST, extension=self.FILE_EXTENSION)
+        alias = Where(None, alias=self.CHECKPOINT_NAME_LAST, **self._affixes())
         return (ranked, Policy(f"{name} last", ends, last(1), what, alias))
 
+    def _affixes(self) -> dict[str, Any]:
+        return {
+            "auto_insert_metric_name": self.auto_insert_metric_name,
+            "join": self.CHECKPOINT_JOIN_CHAR,
+            "equals": self.CHECKPOINT_EQUALS_CHAR,
+            "extension": self.FILE_EXTENSION,
+            "starting_version": self.STARTING_VERSION,
+        }
+
+    def _names(self) -> Where:
+        """The template, or the methods of a subclass that names its files itself."""
+        own = type(self)
+        names = own.format_checkpoint_name is not ModelCheckpoint.format_checkpoint_name
+        exists = own.file_exists is not ModelCheckpoint.file_exists
+        if not names and not exists:
+            return self.where()
+        return OwnNames(
+            **vars(self.where()),
+            folder=self.dirpath or "",
+            names=self.format_checkpoint_name if names else None,
+            exists=(lambda path: self.file_exists(path, self._trainer)) if exists else None,
+        )
+
     @property
-    def every_n_epochs(self) -> int | None:
-        """The interval in epochs."""
-        return self._epochs
+    def state_key(self) -> str:
+        """Tells it from others of its class by what they watch and when."""
+        told = ("monitor", "mode", "every_n_train_steps", "every_n_epochs", "train_time_interval")
+        return f"{type(self).__qualname__}{ {name: getattr(self, name) for name in told}!r}"
 
     # Hooks: thin, but real: one that a subclass overrides without calling these saves nothing at that event
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Know the trainer, for ``file_exists``."""
+        self._trainer = trainer
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Let the policies look at this batch's end."""
@@ -159,8 +201,9 @@ class ModelCheckpoint(Callback):
         trainer.saving.note(self, Event.TRAIN_EPOCH_END)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        """Let them look at this validation's end."""
-        trainer.saving.note(self, Event.VALIDATION_END)
+        """Let them look at this validation's end, if it is one of a fit."""
+        if trainer.saving is not None:
+            trainer.saving.note(self, Event.VALIDATION_END)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Let them look at the end of fit."""
@@ -186,21 +229,23 @@ class ModelCheckpoint(Callback):
 
     @property
     def current_score(self) -> torch.Tensor | None:
-        """The score of the newest."""
-        return self._score(self._records()[-1] if self._records() else None)
+        """The score of the newest that was kept."""
+        records = self._records()
+        return self._score(records[-1] if records else None)
 
     @property
     def best_k_models(self) -> dict[str, torch.Tensor]:
         """Path to score of each that is kept for its rank."""
         if self._view is None or self.monitor is None:
             return {}
-        kept = self.which().keep(self._records())
-        found = {self._view.path(r): self._score(r) for r in self._records() if r.id in kept}
+        records = self._records()
+        kept = self.which().keep(records)
+        found = {self._view.path(r): self._score(r) for r in records if r.id in kept}
         return {path: score for path, score in found.items() if score is not None}
 
     @property
     def kth_best_model_path(self) -> str:
-        """Path of the worst of the ``best_k_models``, the next to go."""
+        """Path of the worst of ``save_top_k`` models, the next to go; empty while there are fewer."""
         return self._worst()[0]
 
     @property
@@ -211,16 +256,13 @@ class ModelCheckpoint(Callback):
     @property
     def last_model_path(self) -> str:
         """Path that ``save_last`` keeps; empty before there is one."""
-        if self._view is None or not self.save_last:
-            return ""
-        newest = self._view.records(f"{self._view.name} last")
-        return self._view.alias_path(newest[-1]) if newest else ""
+        return self._view.alias() if self._view is not None else ""
 
     def format_checkpoint_name(
         self, metrics: Mapping[str, Any], filename: str | None = None, ver: int | None = None, prefix: str | None = None
     ) -> str:
         """The name for these metrics, as the template makes it; a metric that is missing counts as 0."""
-        where = self.where() if filename is None else _renamed(self.where(), filename)
+        where = self.where() if filename is None else renamed(self.where(), filename)
         values = {k: v.item() if isinstance(v, torch.Tensor) else v for k, v in metrics.items()}
         epoch, step = int(values.pop("epoch", 0)), int(values.pop("step", 0))
         name = where.name(Progress(epoch=epoch, steps=step), values, missing=0)
@@ -229,13 +271,27 @@ class ModelCheckpoint(Callback):
             stem = f"{prefix}{self.CHECKPOINT_JOIN_CHAR}{stem}"
         if ver is not None:
             stem = f"{stem}{self.CHECKPOINT_JOIN_CHAR}v{ver}"
-        return os.path.join(self.dirpath, stem + self.FILE_EXTENSION) if self.dirpath else stem + self.FILE_EXTENSION
+        return str(Path(self.dirpath or "") / (stem + self.FILE_EXTENSION))
+
+    def file_exists(self, filepath: str | os.PathLike[str], trainer: Any) -> bool:
+        """Whether there is such a file. A subclass may call more names taken; what is there is never overwritten."""
+        return Path(filepath).exists()
+
+    def to_yaml(self, filepath: str | os.PathLike[str] | None = None) -> None:
+        """Write ``best_k_models`` as YAML, by default to ``best_k_models.yaml`` in the folder."""
+        from holdfast.loggers.yaml_text import yaml_text
+
+        target = Path(filepath) if filepath is not None else Path(self.dirpath or "") / "best_k_models.yaml"
+        target.write_text(yaml_text({path: score.item() for path, score in self.best_k_models.items()}))
 
     def _records(self) -> list[Record]:
-        return [] if self._view is None else self._view.records(self._view.name)
+        return [] if self._view is None else self._view.records()
 
     def _best(self) -> Record | None:
-        return self.which().best_of(self._records())
+        which = self.which()
+        if self.save_top_k == -1 and self.monitor is not None and self._policy is None:
+            which = Which((Best(1, self.monitor, self.mode), *which.rules))
+        return which.best_of(self._records())
 
     def _score(self, record: Record | None) -> torch.Tensor | None:
         if record is None or self.monitor is None or self.monitor not in record.scores:
@@ -244,43 +300,7 @@ class ModelCheckpoint(Callback):
 
     def _worst(self) -> tuple[str, torch.Tensor | None]:
         models = self.best_k_models
-        if not models:
+        if not models or len(models) != self.save_top_k:
             return "", None
         pick = max if self.mode == "min" else min
         return pick(models.items(), key=lambda item: item[1].item())
-
-
-def _renamed(where: Where, template: str) -> Where:
-    from dataclasses import replace
-
-    return replace(where, template=template)
-
-
-def _check(
-    callback: ModelCheckpoint, steps: int | None, interval: timedelta | None, epochs: int | None
-) -> None:
-    problems = []
-    if not isinstance(callback.save_top_k, int) or callback.save_top_k < -1:
-        problems.append(f"save_top_k={callback.save_top_k!r} is no number of checkpoints (-1 is all, 0 is none)")
-    elif callback.monitor is None and callback.save_top_k not in (-1, 0, 1):
-        problems.append(f"save_top_k={callback.save_top_k} of the best needs monitor=, the metric to rank by")
-    if callback.mode not in ("min", "max"):
-        problems.append(f"mode is 'min' or 'max', not {callback.mode!r}")
-    for name, number in (("every_n_train_steps", steps), ("every_n_epochs", epochs)):
-        if number is not None and (not isinstance(number, int) or number < 0):
-            problems.append(f"{name} is a whole number of 0 or more, not {number!r}")
-    if interval is not None and (not isinstance(interval, timedelta) or not math.isfinite(interval.total_seconds())):
-        problems.append(f"train_time_interval is a timedelta, not {interval!r}")
-    given = [n for n, v in (("every_n_train_steps", steps), ("every_n_epochs", epochs)) if v]
-    given += ["train_time_interval"] if interval is not None else []
-    if len(given) > 1:
-        problems.append(f"{' and '.join(given)} exclude each other: use a ModelCheckpoint for each")
-    if callback.save_last not in (None, True, False):
-        problems.append(f"save_last is True, False or None, not {callback.save_last!r}")
-    if problems:
-        raise ConfigError(f"ModelCheckpoint: {'; '.join(problems)}.")
-
-
-def default_folder(root: Path, log_dir: Path | None) -> Path:
-    """Where checkpoints go that nobody placed: beside the logs, or under the root without any."""
-    return (log_dir or root) / "checkpoints"

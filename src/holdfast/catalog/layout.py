@@ -78,9 +78,7 @@ def compute(sizes: Sequence[tuple[str, int]]) -> Layout:
         slots.append(Slot(name, position, start, length))
         position = start + length
     directory = position
-    return Layout(
-        tuple(slots), directory, directory + sum(map(_central_size, slots)) + _tail_size(slots, directory)
-    )
+    return Layout(tuple(slots), directory, directory + sum(map(_central_size, slots)) + _tail_size(slots, directory))
 
 
 def local_header(slot: Slot, crc: int) -> bytes:

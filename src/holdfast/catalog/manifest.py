@@ -106,9 +106,7 @@ class Manifest:
             "policies": list(self.policies),
             "reason": self.reason,
             "label": self.label,
-            "tallies": {
-                name: {"fired": t.fired.to_json(), "armed": t.armed} for name, t in self.tallies.items()
-            },
+            "tallies": {name: {"fired": t.fired.to_json(), "armed": t.armed} for name, t in self.tallies.items()},
             "saved_at": self.saved_at,
             "tensors": [list(t) for t in self.tensors],
             "entries": [[e.name, e.offset, e.length, f"{e.crc:08x}"] for e in self.entries],
@@ -142,19 +140,15 @@ class Manifest:
                 policies=tuple(map(text, _list(data["policies"]))),
                 reason=text(data["reason"]),
                 label=_optional(data["label"]),
-                tallies={
-                    k: Tally(progress(v["fired"]), _optional(v["armed"])) for k, v in data["tallies"].items()
-                },
+                tallies={k: Tally(progress(v["fired"]), _optional(v["armed"])) for k, v in data["tallies"].items()},
                 saved_at=real(data["saved_at"]),
                 tensors=tuple(map(_tensor, _list(data["tensors"]))),
                 entries=tuple(
-                    EntryInfo(text(n), _count(o), _count(size), _crc(c))
-                    for n, o, size, c in _list(data["entries"])
+                    EntryInfo(text(n), _count(o), _count(size), _crc(c)) for n, o, size, c in _list(data["entries"])
                 ),
                 opaque=tuple(map(text, _list(data["opaque"]))),
                 groups={
-                    k: tuple(tuple(map(text, _list(group))) for group in _list(v))
-                    for k, v in data["groups"].items()
+                    k: tuple(tuple(map(text, _list(group))) for group in _list(v)) for k, v in data["groups"].items()
                 },
                 types={k: text(v) for k, v in data["types"].items()},
                 versions={k: text(v) for k, v in data["versions"].items()},

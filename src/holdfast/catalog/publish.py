@@ -112,9 +112,7 @@ def evict(folder: Folder, reasons: Mapping[str, str], run: str) -> tuple[str, ..
     return tuple(gone)
 
 
-def _first(
-    folder: Folder, sink: Sink, listing: Listing, name: str, *, move: bool, going: Collection[str]
-) -> Entry:
+def _first(folder: Folder, sink: Sink, listing: Listing, name: str, *, move: bool, going: Collection[str]) -> Entry:
     """The commit point. Where another writer was faster to a name that is not ours to take, the next free one."""
     if move:
         _keep_what_is_there(folder, listing, name, going)

@@ -65,9 +65,7 @@ def read_manifest(reader: Reader) -> Manifest | None:
         raise Damage(f"its manifest claims {place.length:,} bytes, more than {MAX_BYTES:,}")
     raw = reader.read_at(place.offset, place.length)
     if zlib.crc32(raw) != place.crc:
-        raise Damage(
-            f"its manifest has CRC-32 {zlib.crc32(raw):08x}, not {place.crc:08x} as when it was saved"
-        )
+        raise Damage(f"its manifest has CRC-32 {zlib.crc32(raw):08x}, not {place.crc:08x} as when it was saved")
     try:
         manifest = Manifest.from_bytes(raw)
     except ManifestError as error:
@@ -83,25 +81,26 @@ def layout_of(manifest: Manifest, manifest_bytes: int) -> layout.Layout:
 
 
 def check_structure(reader: Reader, manifest: Manifest) -> None:
-    """Compare every byte that is not content with what it must be.
+    """Compare every byte that is not content, or whose content is the same in every file, with what it must be.
 
     Raises:
         Damage: One differs.
     """
     size = reader.bytes
-    place = layout.find_manifest(
-        reader.read_at(max(0, size - layout.TAIL_BYTES), min(size, layout.TAIL_BYTES)), size
-    )
-    assert place is not None, "read_manifest found it"
+    place = layout.find_manifest(reader.read_at(max(0, size - layout.TAIL_BYTES), min(size, layout.TAIL_BYTES)), size)
+    if place is None:
+        raise Damage("it was changed while it was read")
     shape = layout_of(manifest, place.length)
     crcs = [*(entry.crc for entry in manifest.entries), place.crc]
     for offset, expected in layout.skeleton(shape, crcs):
         found = reader.read_at(offset, len(expected))
         if found != expected:
             at = next(i for i, (a, b) in enumerate(zip(found, expected, strict=True)) if a != b)
-            raise Damage(
-                f"byte {offset + at:,} of its zip structure is {found[at]:#04x}, not {expected[at]:#04x}"
-            )
+            raise Damage(f"byte {offset + at:,} of its zip structure is {found[at]:#04x}, not {expected[at]:#04x}")
+    for entry in manifest.entries:
+        content = layout.FIXED.get(entry.name)
+        if content is not None and reader.read_at(entry.offset, entry.length) != content:
+            raise Damage(f"its entry {entry.name} is not {content!r}")
 
 
 def damaged_entries(reader: Reader, manifest: Manifest) -> Iterator[tuple[EntryInfo, int]]:
@@ -146,9 +145,7 @@ def verify(reader: Reader, *, ours: bool = False) -> Finding:
         return Finding(Verdict.CORRUPT, str(damage))
     if manifest is None:
         if ours:
-            return Finding(
-                Verdict.CORRUPT, "the ledger says that Holdfast wrote it, and nothing of that is left"
-            )
+            return Finding(Verdict.CORRUPT, "the ledger says that Holdfast wrote it, and nothing of that is left")
         return Finding(Verdict.FOREIGN, "Holdfast did not write it: there is nothing to verify it by")
     try:
         check_structure(reader, manifest)

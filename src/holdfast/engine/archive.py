@@ -64,9 +64,7 @@ def lay_out(snapshot: Snapshot, manifest: Manifest) -> Archive:
     places = layout.compute(sizes).slots
     whole = replace(
         manifest,
-        tensors=tuple(
-            TensorInfo(t.path, t.dtype_name, t.shape, t.stride, t.storage, t.offset) for t in tree.tensors
-        ),
+        tensors=tuple(TensorInfo(t.path, t.dtype_name, t.shape, t.stride, t.storage, t.offset) for t in tree.tensors),
         entries=tuple(EntryInfo(s.name, s.offset, s.length, 0) for s in places),
         opaque=tuple(snapshot.opaque),
         types=dict(tree.types),

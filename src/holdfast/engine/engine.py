@@ -105,9 +105,19 @@ class Engine:
     def _reached(self, progress: Progress) -> bool:
         return any(getattr(progress, counter) >= number for counter, number in self._horizon)
 
+    @property
+    def under_way(self) -> bool:
+        """Whether a save is being written now."""
+        return self._flight is not None and not self._flight.durable
+
+    def next_sequence(self) -> int:
+        """The next place among the saves of the run: each is given once."""
+        self._sequence += 1
+        return self._sequence
+
     def _busy(self) -> bool:
         """Whether a save is being written: as rank 0 sees it, on every rank."""
-        busy = self._flight is not None and not self._flight.durable
+        busy = self.under_way
         return bool(self._group.broadcast(busy, phase="busy")) if self._group.size > 1 else busy
 
     def consider(self, moment: Moment) -> Ticket | None:
@@ -137,7 +147,7 @@ class Engine:
             self._flight = Ticket.failed((), self._failed(self._name(decided, moment.progress), unread))
             return self._flight
         self._saves += 1
-        key = f"save/{self.run.ref.attempt}/{self._saves}"
+        key = f"save/{self.run.ref.id}/{self.run.ref.attempt}/{self._saves}"
         try:
             jobs = [job for save in decided.saves if (job := self._prepare(save, moment)) is not None]
         except Exception as error:
@@ -236,13 +246,12 @@ class Engine:
         captured = self._capture(save.what)
         if self._group.rank != 0:
             return None
-        self._sequence += 1
         job = prepare(
             captured,
             save.what,
             moment,
             run=self.run.ref,
-            sequence=self._sequence,
+            sequence=self.next_sequence(),
             tallies=self.tallies,
             policies=save.policies,
             reason=save.reason,
@@ -285,9 +294,7 @@ class Engine:
         with self.folder.exclusive():
             publishing.amend(self.folder, decided.amends, going=decided.evict)
             for (save, job), sink in zip(jobs, sinks, strict=True):
-                done = publishing.publish(
-                    self.folder, sink, save, job.manifest, bytes=job.bytes, going=decided.evict
-                )
+                done = publishing.publish(self.folder, sink, save, job.manifest, bytes=job.bytes, going=decided.evict)
                 troubles += done.troubles
                 published.append(done.record)
                 if save.what == full:

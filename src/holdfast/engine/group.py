@@ -101,9 +101,7 @@ class TorchGroup:
         from torch.distributed.distributed_c10d import PrefixStore, _get_default_store
 
         if not 0 < deadline < float("inf"):
-            raise ConfigError(
-                f"the deadline of a group is a positive, finite number of seconds, not {deadline!r}."
-            )
+            raise ConfigError(f"the deadline of a group is a positive, finite number of seconds, not {deadline!r}.")
         self.rank, self.size, self._deadline = dist.get_rank(), dist.get_world_size(), deadline
         with _naming_rank_0("group"):
             # A connection of our own: a store answers one call at a time, and others may wait on theirs.

@@ -23,16 +23,17 @@ _NUMPY_SCALARS = {f"numpy.{t.__name__}": t for t in _NUMPY}
 # Seconds as a float tell microseconds apart up to here.
 _LONGEST = datetime.timedelta(days=100_000)
 
-_DECODERS: dict[str, Callable[[Any], Any]] = {
-    "bytes": lambda text: text.encode("latin-1"),
-    "pathlib.Path": pathlib.Path,
-    "datetime.timedelta": lambda seconds: datetime.timedelta(seconds=seconds),
-    "datetime.datetime": datetime.datetime.fromisoformat,
-    "datetime.date": datetime.date.fromisoformat,
-    "argparse.Namespace": lambda values: argparse.Namespace(**values),
-    "collections.defaultdict": dict,
-    "numpy.ndarray": lambda tensor: tensor.cpu().numpy(),
-    **_NUMPY_SCALARS,
+# What a value of each type is held as, and what makes it that type again.
+_DECODERS: dict[str, tuple[type | tuple[type, ...], Callable[[Any], Any]]] = {
+    "bytes": (str, lambda text: text.encode("latin-1")),
+    "pathlib.Path": (str, pathlib.Path),
+    "datetime.timedelta": (float, lambda seconds: datetime.timedelta(seconds=seconds)),
+    "datetime.datetime": (str, datetime.datetime.fromisoformat),
+    "datetime.date": (str, datetime.date.fromisoformat),
+    "argparse.Namespace": (dict, lambda values: argparse.Namespace(**values)),
+    "collections.defaultdict": (dict, dict),
+    "numpy.ndarray": (torch.Tensor, lambda tensor: tensor.cpu().numpy()),
+    **{name: ((bool, int, float, complex), scalar) for name, scalar in _NUMPY_SCALARS.items()},
 }
 
 
@@ -66,10 +67,13 @@ def decode(name: str, value: Any) -> Any:
     Raises:
         ConfigError: The plain value is not one that ``encode`` makes for this type.
     """
-    make = _DECODERS.get(name)
-    if make is None:
+    if name not in _DECODERS:
         return value
+    kind, make = _DECODERS[name]
+    misfit = f"A stored {type(value).__name__} does not fit its type {name}."
+    if not isinstance(value, kind):
+        raise ConfigError(misfit)
     try:
         return make(value)
-    except (TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
-        raise ConfigError(f"A stored value does not fit its type {name}: {value!r:.80}") from error
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise ConfigError(misfit) from error

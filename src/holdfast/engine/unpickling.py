@@ -263,19 +263,17 @@ def _tensor(storage: Any, offset: Any, shape: Any, stride: Any, trainable: Any, 
     return _checked(storage, storage.dtype, offset, shape, stride, trainable)
 
 
-def _tensor_v3(
-    storage: Any, offset: Any, shape: Any, stride: Any, trainable: Any, hooks: Any, dtype: Any
-) -> TensorRef:
+def _tensor_v3(storage: Any, offset: Any, shape: Any, stride: Any, trainable: Any, hooks: Any, dtype: Any) -> TensorRef:
     if not isinstance(storage, _Storage) or storage.dtype is not None or not isinstance(dtype, torch.dtype):
         raise PickleError("the pickle builds a tensor on what is no storage")
     return _checked(storage, dtype, offset, shape, stride, trainable)
 
 
-def _checked(
-    storage: _Storage, dtype: torch.dtype, offset: Any, shape: Any, stride: Any, trainable: Any
-) -> TensorRef:
+def _checked(storage: _Storage, dtype: torch.dtype, offset: Any, shape: Any, stride: Any, trainable: Any) -> TensorRef:
+    if type(shape) is not tuple or type(stride) is not tuple or type(trainable) is not bool:
+        raise PickleError("the pickle describes a tensor that cannot be")
     counts = (*shape, *stride, offset)
-    if type(trainable) is not bool or len(shape) != len(stride) or len(shape) > 64:
+    if len(shape) != len(stride) or len(shape) > 64:
         raise PickleError("the pickle describes a tensor that cannot be")
     if not all(type(n) is int and 0 <= n < 2**62 for n in counts) or math.prod(shape) >= 2**62:
         raise PickleError("the pickle describes a tensor that cannot be")

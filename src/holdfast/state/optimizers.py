@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ class SchedulerConfig:
         monitor: The metric that a plateau scheduler looks at.
         strict: Whether a missing metric is an error (else it is passed over).
         name: For loggers.
+        reduce_on_plateau: Whether one that is not torch's ``ReduceLROnPlateau`` steps on a metric too.
     """
 
     scheduler: Any
@@ -34,11 +36,12 @@ class SchedulerConfig:
     monitor: str | None = None
     strict: bool = True
     name: str | None = None
+    reduce_on_plateau: bool = False
 
     @property
     def plateau(self) -> bool:
         """Whether it steps on a metric."""
-        return isinstance(self.scheduler, ReduceLROnPlateau)
+        return self.reduce_on_plateau or isinstance(self.scheduler, ReduceLROnPlateau)
 
 
 def configured(returned: Any) -> tuple[list[Optimizer], list[SchedulerConfig]]:
@@ -91,17 +94,21 @@ def _scheduler(given: Any, monitor: str | None) -> SchedulerConfig:
         if extra or "scheduler" not in given:
             problem = f"unknown keys {', '.join(sorted(extra))}" if extra else "no 'scheduler'"
             raise ConfigError(f"A scheduler's configuration has {problem}.")
-        values = {k: v for k, v in given.items() if k != "reduce_on_plateau"}
-        config = SchedulerConfig(**{"monitor": monitor, **values})
+        config = SchedulerConfig(**{"monitor": monitor, **given})
     else:
         config = SchedulerConfig(given, monitor=monitor)
-    if config.interval not in ("epoch", "step") or config.frequency < 1:
+    if not callable(getattr(config.scheduler, "step", None)) or not hasattr(config.scheduler, "state_dict"):
+        raise ConfigError(
+            f"configure_optimizers returned a {type(config.scheduler).__name__} where a scheduler belongs.",
+            remedy="A scheduler has step(), state_dict() and load_state_dict().",
+        )
+    if config.interval not in ("epoch", "step") or not isinstance(config.frequency, int) or config.frequency < 1:
         raise ConfigError(
             f"A scheduler steps every n 'epoch' or 'step', not every {config.frequency} {config.interval!r}."
         )
     if config.plateau and config.monitor is None:
         raise ConfigError(
-            "ReduceLROnPlateau needs a metric.",
+            f"{type(config.scheduler).__name__} needs a metric.",
             remedy="Return {'optimizer': ..., 'lr_scheduler': ..., 'monitor': 'val_loss'}.",
         )
     return config
@@ -110,18 +117,35 @@ def _scheduler(given: Any, monitor: str | None) -> SchedulerConfig:
 class SteppedOptimizer:
     """An optimizer as modules see it: its ``step`` goes through the strategy and is counted. All else is its own."""
 
-    def __init__(self, optimizer: Optimizer, step: Callable[[Optimizer, Callable[[], Any] | None], Any]) -> None:
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        step: Callable[[Optimizer, Callable[[], Any] | None], Any],
+        toggled: Callable[[Optimizer], AbstractContextManager[None]],
+    ) -> None:
         self._optimizer = optimizer
         self._step = step
+        self._toggled = toggled
 
     @property
     def optimizer(self) -> Optimizer:
         """The optimizer itself."""
         return self._optimizer
 
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
+        """What it is to ``isinstance``: schedulers and users ask."""
+        return type(self._optimizer)
+
     def step(self, closure: Callable[[], Any] | None = None, **kwargs: Any) -> Any:
         """One step."""
         return self._step(self._optimizer, closure)
+
+    @contextmanager
+    def toggle_model(self, sync_grad: bool = True) -> Generator[None, None, None]:
+        """Let only this optimizer's parameters ask for gradients in a block."""
+        with self._toggled(self._optimizer):
+            yield
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["_optimizer"], name)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -53,7 +53,7 @@ class Precision:
         """The context in which a step computes."""
         if self.autocasts:
             return torch.autocast(self._device.type, dtype=_MIXED[self.name])
-        return _AS_IT_IS
+        return _AS_IT_IS if self._dtype is None else _default_dtype(self._dtype)
 
     def input(self, tensor: torch.Tensor) -> torch.Tensor:
         """A tensor of a batch, cast where the kind is not mixed."""
@@ -68,27 +68,26 @@ class Precision:
     ) -> Any:
         """Compute, unscale, let ``before`` look at the gradients, step.
 
-        A closure that returns None has computed no gradients: there is no step then.
+        Torch's own optimizers step after the closure, others and LBFGS call it as often as they like. A closure
+        that returns None has added no gradients: the step is taken with those there are.
         """
-        if self.scaler is None and isinstance(optimizer, torch.optim.LBFGS):
+        if self.scaler is None and closure is not None and _evaluates(optimizer):
 
             def evaluate() -> Any:
-                loss = closure() if closure is not None else None
+                loss = closure()
                 before(optimizer)
                 return loss
 
             return optimizer.step(evaluate)
         loss = closure() if closure is not None else None
-        if closure is not None and loss is None:
-            return None
         if self.scaler is None:
             before(optimizer)
             optimizer.step()
-            return loss
-        self.scaler.unscale_(optimizer)
-        before(optimizer)
-        self.scaler.step(optimizer)
-        self.scaler.update()
+        elif any(p.grad is not None for group in optimizer.param_groups for p in group["params"]):
+            self.scaler.unscale_(optimizer)
+            before(optimizer)
+            self.scaler.step(optimizer)
+            self.scaler.update()
         return loss
 
     def state_dict(self) -> dict[str, Any]:
@@ -99,3 +98,20 @@ class Precision:
         """Put it back."""
         if self.scaler is not None and state:
             self.scaler.load_state_dict(state)
+
+
+def _evaluates(optimizer: Optimizer) -> bool:
+    """Whether an optimizer may call its closure more than once."""
+    own = type(optimizer).__module__.startswith("torch.optim.")
+    return isinstance(optimizer, torch.optim.LBFGS) or not own
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Generator[None, None, None]:
+    """What a step makes is of the same kind as its parameters."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

@@ -69,7 +69,7 @@ class Single:
             if not parameter.requires_grad
         )
         groups = {
-            name: _group_names(value, modules.values())
+            name: group_names(value, modules.values())
             for name, value in objects.items()
             if isinstance(value, torch.optim.Optimizer) and name in parts
         }
@@ -85,7 +85,7 @@ class Single:
     ) -> None:
         """Check all, then load all: models first, whatever the order in which they were given."""
         problems = [p for name, state in parts.items() for p in _problems(name, objects[name], state)]
-        problems += _order_problems(objects, {n: g for n, g in (groups or {}).items() if n in parts})
+        problems += order_problems(objects, {n: g for n, g in (groups or {}).items() if n in parts})
         if problems:
             shown = "; ".join(problems[:20]) + (f"; and {len(problems) - 20} more" if len(problems) > 20 else "")
             raise Incompatible(
@@ -121,15 +121,15 @@ def _put(target: Any, state: Any) -> None:
 
 def _problems(name: str, target: Any, state: Any) -> list[str]:
     if isinstance(target, torch.nn.Module):
-        return _module_problems(name, target, state)
+        return module_problems(name, target, state)
     if isinstance(target, torch.optim.Optimizer):
-        return _optimizer_problems(name, target, state)
+        return optimizer_problems(name, target, state)
     if isinstance(target, (dict, list)) and not isinstance(state, type(target)):
         return [f"{name} is a {type(target).__name__} here and a {type(state).__name__} there"]
     return []
 
 
-def _module_problems(name: str, module: torch.nn.Module, state: Any) -> list[str]:
+def module_problems(name: str, module: torch.nn.Module, state: Any) -> list[str]:
     if not isinstance(state, dict):
         return [f"{name} holds a {type(state).__name__}, not a module's state"]
     own = module.state_dict()
@@ -144,7 +144,7 @@ def _module_problems(name: str, module: torch.nn.Module, state: Any) -> list[str
     return problems
 
 
-def _optimizer_problems(name: str, optimizer: torch.optim.Optimizer, state: Any) -> list[str]:
+def optimizer_problems(name: str, optimizer: torch.optim.Optimizer, state: Any) -> list[str]:
     if not isinstance(state, dict) or not isinstance(state.get("param_groups"), list):
         return [f"{name} holds no optimizer's state"]
     own = optimizer.state_dict()["param_groups"]
@@ -163,14 +163,14 @@ def _optimizer_problems(name: str, optimizer: torch.optim.Optimizer, state: Any)
     ]
 
 
-def _order_problems(
+def order_problems(
     objects: Mapping[str, Any], groups: Mapping[str, Sequence[Sequence[str]]]
 ) -> list[str]:
     """Optimizers know parameters by place alone: in another order, each would get the state of another one."""
     modules = [value for value in objects.values() if isinstance(value, torch.nn.Module)]
     problems = []
     for name, there in groups.items():
-        own = _group_names(objects[name], modules) if isinstance(objects[name], torch.optim.Optimizer) else []
+        own = group_names(objects[name], modules) if isinstance(objects[name], torch.optim.Optimizer) else []
         for i, (mine, theirs) in enumerate(zip(own, there, strict=False)):
             pairs = [(a, b) for a, b in zip(mine, theirs, strict=False) if a and b and _plain(a) != _plain(b)]
             if pairs:
@@ -184,7 +184,7 @@ def _plain(name: str) -> str:
     return name.replace("_orig_mod.", "").removeprefix("module.")
 
 
-def _group_names(optimizer: torch.optim.Optimizer, modules: Iterable[torch.nn.Module]) -> list[list[str]]:
+def group_names(optimizer: torch.optim.Optimizer, modules: Iterable[torch.nn.Module]) -> list[list[str]]:
     """The names of an optimizer's parameters, group by group; empty for one that no module names."""
     names = {id(p): name for module in modules for name, p in module.named_parameters()}
     return [[names.get(id(p), "") for p in group["params"]] for group in optimizer.param_groups]

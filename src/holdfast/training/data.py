@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sized
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 from holdfast.errors import ConfigError
+from holdfast.training.combined import combined
 from holdfast.training.hooks import overrides
 
 
@@ -82,9 +84,12 @@ def limited(loader: Any, limit: float | int, *, what: str) -> Batches:
     Raises:
         ConfigError: It cannot be iterated, or a share is asked of a loader without a length.
     """
-    if not isinstance(loader, Iterable) and not hasattr(loader, "__getitem__"):
+    loader = combined(loader, what)
+    if isinstance(loader, (str, bytes)) or not (isinstance(loader, Iterable) or hasattr(loader, "__getitem__")):
         raise ConfigError(f"The {what} dataloader is a {type(loader).__name__}, which cannot be iterated.")
-    size = _length(loader)
+    size = length(loader)
+    if size == 0 and limit != 0:
+        raise ConfigError(f"The {what} dataloader is empty.", remedy=f"Set limit_{what}_batches=0 to do without it.")
     if isinstance(limit, bool) or limit < 0 or (isinstance(limit, float) and limit > 1):
         raise ConfigError(f"The limit of {what} batches is a whole number or a share of 0.0 to 1.0, not {limit!r}.")
     if isinstance(limit, int):
@@ -103,7 +108,8 @@ def limited(loader: Any, limit: float | int, *, what: str) -> Batches:
     return Batches(loader, int(size * limit))
 
 
-def _length(loader: Any) -> int | None:
+def length(loader: Any) -> int | None:
+    """Batches in an epoch; None for a loader that does not say."""
     try:
         return len(loader) if isinstance(loader, Sized) else None
     except TypeError:  # what DataLoader raises for an iterable dataset without a length
@@ -129,4 +135,52 @@ def several(loaders: Any) -> list[Any]:
     """One loader or several, as a list."""
     if loaders is None:
         return []
+    if isinstance(loaders, Mapping):
+        return list(loaders.values())
     return list(loaders) if isinstance(loaders, (list, tuple)) else [loaders]
+
+
+def calling(module: Any, name: str, count: int) -> Callable[..., Any]:
+    """The step ``name``, to be called with ``count`` arguments; one that takes the batch alone gets it alone.
+
+    Raises:
+        ConfigError: It takes neither.
+    """
+    step: Callable[..., Any] = getattr(module, name)
+    parameters = inspect.signature(step)
+    if _takes(parameters, count) and "dataloader_iter" not in parameters.parameters:
+        return step
+    if count <= 2 and _takes(parameters, 1) and "dataloader_iter" not in parameters.parameters:
+        return lambda batch, batch_idx: step(batch)
+    wanted = ("batch", "batch_idx", "dataloader_idx")[:count]
+    raise ConfigError(
+        f"{name}{parameters} cannot be called with {', '.join(wanted)}.", remedy=f"Write def {name}(self, {', '.join(wanted)})."
+    )
+
+
+def _takes(signature: inspect.Signature, count: int) -> bool:
+    try:
+        signature.bind(*range(count))
+    except TypeError:
+        return False
+    return True
+
+
+def in_sequence(loader: Any) -> Any:
+    """A torch loader without its shuffling, for ``overfit_batches``: the same batches come in every epoch."""
+    from torch.utils.data import DataLoader, RandomSampler
+
+    if not isinstance(loader, DataLoader) or not isinstance(loader.sampler, RandomSampler):
+        return loader
+    return DataLoader(
+        loader.dataset,
+        batch_size=loader.batch_size,
+        shuffle=False,
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        pin_memory=loader.pin_memory,
+        drop_last=loader.drop_last,
+        timeout=loader.timeout,
+        worker_init_fn=loader.worker_init_fn,
+        generator=loader.generator,
+    )

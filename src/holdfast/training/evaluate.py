@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from holdfast.training.data import Batches, Transfer
+from holdfast.training.data import Batches, Transfer, calling
 from holdfast.training.hooks import Context, Hooks
 from holdfast.training.metrics import MetricLog
 
@@ -50,7 +50,9 @@ class Evaluation:
         self._transfer = transfer
         self._module, self._strategy, self._hooks, self._context = module, strategy, hooks, context
         self._metrics, self._inference_mode, self._check = metrics, inference_mode, check
-        self._step = getattr(module, f"{stage}_step")
+        self._step = calling(module, f"{stage}_step", 3 if len(loaders) > 1 else 2)
+        self._trains = bool(hooks.of_module(f"on_{stage}_model_train"))
+        self.results: list[dict[str, Any]] = []
 
     @property
     def batches(self) -> int:
@@ -79,11 +81,18 @@ class Evaluation:
                 self._run_loader(index, loader, steps, sanity)
             self._metrics.end_batches(steps)
             hooks.call(f"on_{stage}_epoch_end")
+            origins = self._metrics.origins(steps)
             logged = self._metrics.end_stage(steps)
+            self.results = [
+                {name: value for name, value in logged.items() if origins[name] in (None, index)}
+                for index in range(len(self.loaders))
+            ]
             hooks.call(f"on_{stage}_end")
-        getattr(self._module, f"on_{stage}_model_train")()
-        for module, mode in training.items():  # what a user had frozen in evaluation mode stays so
-            module.training = mode
+        if self._trains:
+            getattr(self._module, f"on_{stage}_model_train")()
+        else:
+            for module, mode in training.items():  # what a user had frozen in evaluation mode stays so
+                module.training = mode
         return logged
 
     def _run_loader(self, index: int, loader: Batches, steps: int, sanity: int | None) -> None:
@@ -95,12 +104,12 @@ class Evaluation:
                 break
             batch = self._transfer(raw, index)
             self._metrics.begin_batch(batch, index)
-            where = (batch, batch_idx, index)
+            where = (batch, batch_idx, index) if several else (batch, batch_idx)
             if begin:
                 self._hooks.call_all(begin, f"on_{self.stage}_batch_start", *where)
             self._context.hook = f"{self.stage}_step"
             with self._strategy.forward_context():
-                outputs = self._step(*(where if several else where[:2]))
+                outputs = self._step(*where)
             self._context.hook = ""
             if end:
                 self._hooks.call_all(end, f"on_{self.stage}_batch_end", outputs, *where)

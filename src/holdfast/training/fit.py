@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,45 +13,12 @@ from holdfast.errors import ConfigError
 from holdfast.policy.values import Event, Progress
 from holdfast.state import random
 from holdfast.state.optimizers import SchedulerConfig, SteppedOptimizer
-from holdfast.training.data import Batches, Transfer
+from holdfast.training.data import Batches, Transfer, calling
 from holdfast.training.evaluate import Evaluation
 from holdfast.training.hooks import Context, Hooks
+from holdfast.training.limits import FitLimits
 from holdfast.training.metrics import MetricLog
-
-
-@dataclass(frozen=True)
-class FitLimits:
-    """When to stop, and how often to do what; everything resolved, nothing to be guessed.
-
-    Args:
-        max_epochs: Epochs at most; None for no limit.
-        min_epochs: Epochs at least, whatever a callback wants.
-        max_steps: Optimizer steps at most; None for no limit.
-        min_steps: Optimizer steps at least.
-        max_time: Seconds of fit at most; None for no limit.
-        accumulate: Batches whose gradients make one step.
-        validate_every: Validate after every so many batches: of the epoch, or of the run where ``by_run``.
-        by_run: Whether those batches are counted over the whole run.
-        validate_seconds: Validate when so many seconds have passed instead.
-        validate_epochs: In every so many epochs only.
-        log_every: Hand values to loggers every so many steps.
-        clip_value: Clip gradients to it; None does not.
-        clip_algorithm: ``"norm"`` or ``"value"``.
-    """
-
-    max_epochs: int | None
-    min_epochs: int = 0
-    max_steps: int | None = None
-    min_steps: int = 0
-    max_time: float | None = None
-    accumulate: int = 1
-    validate_every: int | None = None
-    by_run: bool = False
-    validate_seconds: float | None = None
-    validate_epochs: int = 1
-    log_every: int = 50
-    clip_value: float | None = None
-    clip_algorithm: str | None = None
+from holdfast.training.schedules import Schedules
 
 
 class FitLoop:
@@ -75,6 +41,7 @@ class FitLoop:
         log_step: Hands the values of a step to the loggers.
         log_epoch: Hands values of an epoch to them.
         restore_random: Puts back the random state of a checkpoint; the last thing before the first batch.
+        reload: New batches for an epoch that begins, or None to go on with those there are.
         early_epoch_end: Those who hear of an epoch's end first.
         late_epoch_end: Those who hear of it when all schedulers have stepped: callbacks that stop or save.
     """
@@ -98,6 +65,7 @@ class FitLoop:
         log_step: Callable[[], None],
         log_epoch: Callable[[dict[str, Any]], None],
         restore_random: Callable[[], None],
+        reload: Callable[[int], Batches | None] = lambda epoch: None,
         early_epoch_end: Sequence[Callable[..., Any]] = (),
         late_epoch_end: Sequence[Callable[..., Any]] = (),
     ) -> None:
@@ -107,25 +75,31 @@ class FitLoop:
         self.optimizers, self.schedulers = list(optimizers), list(schedulers)
         self.consider, self.asked_to_stop = consider, asked_to_stop
         self.log_step, self.log_epoch = log_step, log_epoch
-        self.restore_random = restore_random
+        self.restore_random, self.reload = restore_random, reload
         self.late_epoch_end, self.early_epoch_end = tuple(late_epoch_end), tuple(early_epoch_end)
         self.epoch, self.batch, self.complete = 0, 0, False
         self.total_batches, self.steps, self.samples = 0, 0, 0
+        self.stepped = 0  # batches that ended in a step, however many optimizers there are: the x-axis of loggers
+        self.last_batch = False
+        self.epoch_ended = False  # which, unlike ``complete``, is said of an epoch that was cut short too
         self.validated_at = -1
         self.at_boundary = True
         self.running = False
         self.random: dict[str, Any] | None = None
-        self._accumulated = 0
+        self._window = False  # whether gradients wait for more batches to come to them
+        self._elapsed = 0.0
         self._started = time.monotonic()
         self._last_validation = self._started
         automatic = bool(module.automatic_optimization)
         self._train_batch = self._automatic if automatic else self._manual
+        self._training_step = calling(module, "training_step", 2)
+        self.schedules = Schedules(schedulers if automatic else (), module, metrics, context)
         # A method that nobody overrides would only come back here: it is passed over.
         self._own_step = bool(hooks.of_module("optimizer_step"))
         self._clips = bool(limits.clip_value) or any(
             hooks.of_module(name) for name in ("configure_gradient_clipping", "clip_gradients")
         )
-        self.wrapped = [SteppedOptimizer(optimizer, self.step) for optimizer in self.optimizers]
+        self.wrapped = [SteppedOptimizer(optimizer, self.step, module.toggled_optimizer) for optimizer in self.optimizers]
         if automatic and len(self.optimizers) > 1:
             raise ConfigError(
                 f"configure_optimizers returned {len(self.optimizers)} optimizers, and automatic optimisation steps one.",
@@ -141,7 +115,8 @@ class FitLoop:
 
     def state_dict(self) -> dict[str, Any]:
         """What the loop must remember besides its progress."""
-        return {"validated_at": self.validated_at, "metrics": self.metrics.state_dict()}
+        state = {"validated_at": self.validated_at, "stepped": self.stepped, "metrics": self.metrics.state_dict()}
+        return state if self.limits.max_time is None else {**state, "elapsed": self._seconds()}
 
     def go_on_from(self, progress: Progress, state: dict[str, Any]) -> None:
         """Stand where a checkpoint stood: an epoch that is complete is followed by the next."""
@@ -149,24 +124,29 @@ class FitLoop:
         self.batch = 0 if progress.complete else progress.batch
         self.total_batches, self.steps, self.samples = progress.batches, progress.steps, progress.samples
         self.validated_at = state.get("validated_at", -1)
+        self.stepped = state.get("stepped", progress.steps)
+        self._elapsed = state.get("elapsed", 0.0)
         self.metrics.load_state_dict(state.get("metrics", {}))
 
     # The loop
 
     def run(self) -> None:
-        """Train."""
+        """Train, unless there is nothing left to do."""
+        if self.batches.size == 0 or self._done():
+            return
         self.running = True
         self.hooks.call("on_train_start")
         self.restore_random()
         while not self._done():
             self._run_epoch()
+        self.running = False
         self.hooks.call("on_train_end")
         self.consider(Event.FIT_END)
-        self.running = False
 
     def _run_epoch(self) -> None:
         resumed_at = self.batch
-        self.complete = False
+        self.complete = self.epoch_ended = False
+        self.batches = self.reload(self.epoch) or self.batches
         self.batches.set_epoch(self.epoch)
         self.metrics.begin_stage("train")
         self.hooks.call("on_train_epoch_start")
@@ -175,15 +155,16 @@ class FitLoop:
         self.metrics.end_batches(self.steps)
         self.hooks.call_all(self.early_epoch_end, "on_train_epoch_end")
         self.log_epoch(self.metrics.end_stage(self.steps))
-        self._step_schedulers("epoch", plateau=True)
+        self.schedules.step(self.schedules.plateau_epoch, self.epoch + 1)
         self.hooks.call_all(self.late_epoch_end, "on_train_epoch_end")
         self.consider(Event.TRAIN_EPOCH_END)
+        self.epoch_ended = True
         if not self._done():
             self.epoch, self.batch, self.complete = self.epoch + 1, 0, False
 
     def _run_batches(self, resumed_at: int) -> bool:
         """The batches of an epoch that are not done yet; whether the epoch is over then."""
-        hooks, metrics, size = self.hooks, self.metrics, self.batches.size
+        hooks, metrics, size, schedules = self.hooks, self.metrics, self.batches.size, self.schedules
         start, end = hooks.of("on_train_batch_start"), hooks.of("on_train_batch_end")
         if (
             resumed_at
@@ -195,11 +176,16 @@ class FitLoop:
             return True  # all are done: to begin iterating would draw from the random state that was restored
         source = self.batches.iterate(resumed_at)
         upcoming = next(source, _END)
+        if upcoming is _END and not resumed_at:
+            raise ConfigError(
+                f"The train dataloader gave no batch in epoch {self.epoch}.",
+                remedy="Give one that can be iterated in every epoch; a generator can be read only once.",
+            )
         while upcoming is not _END:
             raw, batch_idx = upcoming, self.batch
             # One batch is looked ahead only where the end cannot be known: what is drawn is not yet trained on.
             upcoming = next(source, _END) if size is None else None
-            last = upcoming is _END if size is None else batch_idx + 1 >= size
+            last = self.last_batch = upcoming is _END if size is None else batch_idx + 1 >= size
             batch = self.transfer(raw)
             metrics.begin_batch(batch)
             self.at_boundary = False
@@ -210,17 +196,22 @@ class FitLoop:
             self.batch += 1
             self.total_batches += 1
             metrics.end_batch(self.steps)
-            if last:
-                self._step_schedulers("epoch", plateau=False)
-            validates = self._validates(batch_idx, last)
+            if last and schedules.each_epoch:
+                schedules.step(schedules.each_epoch, self.epoch + 1)
             self.at_boundary = True
             if end:
                 hooks.call_all(end, "on_train_batch_end", outputs, batch, batch_idx)
-            if self.total_batches % self.limits.log_every == 0:
-                self.log_step()
+            stepped = not self._window
+            if stepped:
+                self.stepped += 1
+                if self.stepped % self.limits.log_every == 0:
+                    self.log_step()
+            validates = self._validates(batch_idx, last)
             self.consider(Event.BATCH_END, validates)
             if validates:
                 self._validate()
+            if stepped and schedules.plateau_step:
+                schedules.step(schedules.plateau_step, batch_idx + 1)
             if last or self._enough():
                 return last
             if size is not None:
@@ -229,6 +220,8 @@ class FitLoop:
 
     def _validate(self) -> None:
         assert self.evaluation is not None, "only a run with a validation validates"
+        if not self._window:
+            self.module.on_validation_model_zero_grad()
         self.random = random.capture()  # a save asked for meanwhile resumes by running this validation whole
         logged = self.evaluation.run(self.steps)
         self.random = None
@@ -236,44 +229,40 @@ class FitLoop:
         self._last_validation = time.monotonic()
         self.log_epoch(logged)
         self.consider(Event.VALIDATION_END)
-        self._step_schedulers("step", plateau=True)
 
     # One batch
 
-    def _automatic(self, batch: Any, batch_idx: int, last: bool) -> Any:
-        self._accumulated += 1
-        steps = self._accumulated >= self.limits.accumulate or last
+    def _automatic(self, batch: Any, batch_idx: int, last: bool) -> dict[str, Any]:
+        opens, closes = not self._window, last or (batch_idx + 1) % self.limits.accumulate == 0
         result: dict[str, Any] = {}
 
         def closure() -> Any:
             loss = self._forward(batch, batch_idx, result)
-            if loss is None:
-                return None
-            if self._accumulated == 1 or self.limits.accumulate == 1:
-                self._zero_grad(self.optimizers[0])
-            self.backward(loss)
+            if opens:
+                self._zero_grad(self.optimizers[0], batch_idx)
+            if loss is not None:
+                self.backward(loss)
             return loss
 
+        self._window = not closes
         if not self.optimizers:
             self._forward(batch, batch_idx, result)
-            return result or None
-        if not steps:
+        elif not closes:
             closure()
-            return result or None
-        if self._own_step:
-            self.context.hook = "optimizer_step"
-            self.module.optimizer_step(self.epoch, batch_idx, self.wrapped[0], closure)
         else:
-            self.step(self.optimizers[0], closure)
-        self._accumulated = 0
-        return result or None
+            if self._own_step:
+                before, self.context.hook = self.context.hook, "optimizer_step"
+                self.module.optimizer_step(self.epoch, batch_idx, self.wrapped[0], closure)
+                self.context.hook = before
+            else:
+                self.step(self.optimizers[0], closure)
+            if self.schedules.each_step:
+                self.schedules.step(self.schedules.each_step, batch_idx + 1)
+        return result
 
     def _forward(self, batch: Any, batch_idx: int, result: dict[str, Any]) -> Any:
-        """The training step; its loss, divided by the accumulation."""
-        self.context.hook = "training_step"
-        with self.strategy.forward_context():
-            returned = self.module.training_step(batch, batch_idx)
-        self.context.hook = ""
+        """The training step; its loss, divided by the accumulation. ``result`` gets what it returned."""
+        returned = self._call_training_step(batch, batch_idx)
         if returned is None:
             return None
         loss = returned.get("loss") if isinstance(returned, dict) else returned
@@ -289,11 +278,27 @@ class FitLoop:
         result["loss"] = loss.detach()
         return loss
 
-    def _manual(self, batch: Any, batch_idx: int, last: bool) -> Any:
-        self.context.hook = "training_step"
+    def _manual(self, batch: Any, batch_idx: int, last: bool) -> dict[str, Any]:
+        returned = self._call_training_step(batch, batch_idx)
+        if returned is None:
+            return {}
+        result = dict(returned) if isinstance(returned, dict) else {"loss": returned}
+        loss = result.get("loss")
+        if isinstance(loss, torch.Tensor):
+            result["loss"] = loss.detach()
+        elif not isinstance(returned, dict):
+            raise ConfigError(
+                f"training_step returned a {type(returned).__name__}.",
+                remedy="With manual optimisation return a tensor, a dict, or nothing.",
+            )
+        return result
+
+    def _call_training_step(self, batch: Any, batch_idx: int) -> Any:
+        context = self.context
+        before, context.hook = context.hook, "training_step"
         with self.strategy.forward_context():
-            returned = self.module.training_step(batch, batch_idx)
-        self.context.hook = ""
+            returned = self._training_step(batch, batch_idx)
+        context.hook = before
         return returned
 
     def backward(self, loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
@@ -303,48 +308,24 @@ class FitLoop:
         self.hooks.call("on_after_backward")
 
     def step(self, optimizer: Optimizer, closure: Callable[[], Any] | None) -> Any:
-        """One optimizer step, counted; ``SteppedOptimizer`` comes here."""
+        """One optimizer step, counted when it is taken; ``SteppedOptimizer`` comes here."""
         loss = self.strategy.step(optimizer, closure, self._before_step)
-        if closure is not None and loss is None:
-            return None
         self.steps += 1
-        if self.module.automatic_optimization:
-            self._step_schedulers("step", plateau=False)
         return loss
 
     def _before_step(self, optimizer: Optimizer) -> None:
         self.hooks.call("on_before_optimizer_step", optimizer)
         if self._clips and self.module.automatic_optimization:
-            self.module.configure_gradient_clipping(optimizer, self.limits.clip_value, self.limits.clip_algorithm)
-
-    def _zero_grad(self, optimizer: Optimizer) -> None:
-        self.hooks.call("on_before_zero_grad", optimizer)
-        self.module.optimizer_zero_grad(self.epoch, self.batch, optimizer)
-
-    # Schedulers
-
-    def _step_schedulers(self, interval: str, *, plateau: bool) -> None:
-        if not self.schedulers or not self.module.automatic_optimization:
-            return
-        count = self.epoch + 1 if interval == "epoch" else self.steps
-        for config in self.schedulers:
-            if config.interval != interval or config.plateau is not plateau or count % config.frequency:
-                continue
-            metric = self._monitored(config) if plateau else None
-            if plateau and metric is None:
-                continue
-            self.module.lr_scheduler_step(config.scheduler, metric)
-
-    def _monitored(self, config: SchedulerConfig) -> Any:
-        assert config.monitor is not None, "configured() asks for one"
-        metric = self.metrics.callback.get(config.monitor)
-        if metric is None and config.strict:
-            known = ", ".join(self.metrics.callback) or "nothing"
-            raise ConfigError(
-                f"ReduceLROnPlateau looks at {config.monitor!r}, which was not logged.",
-                remedy=f"Logged so far: {known}. Or set 'strict': False in the scheduler's configuration.",
+            limits, context = self.limits, self.context
+            before, context.hook = context.hook, "configure_gradient_clipping"
+            self.module.configure_gradient_clipping(
+                optimizer, gradient_clip_val=limits.clip_value, gradient_clip_algorithm=limits.clip_algorithm
             )
-        return metric
+            context.hook = before
+
+    def _zero_grad(self, optimizer: Optimizer, batch_idx: int) -> None:
+        self.hooks.call("on_before_zero_grad", optimizer)
+        self.module.optimizer_zero_grad(self.epoch, batch_idx, optimizer)
 
     # Questions
 
@@ -355,6 +336,8 @@ class FitLoop:
         limits = self.limits
         if not limits.by_run and (self.epoch + 1) % limits.validate_epochs:
             return False
+        if self.running and self._stops(self.epoch):
+            return True  # a run that is stopped in the middle of an epoch ends with a validation
         if limits.validate_seconds is not None:
             return time.monotonic() - self._last_validation >= limits.validate_seconds
         if limits.validate_every is None:
@@ -363,24 +346,27 @@ class FitLoop:
 
     def _enough(self) -> bool:
         """Whether to stop within an epoch."""
-        limits = self.limits
-        if limits.max_steps is not None and self.steps >= limits.max_steps:
-            return True
-        if limits.max_time is not None and time.monotonic() - self._started >= limits.max_time:
-            return True
-        return self.asked_to_stop() and self.epoch >= limits.min_epochs and self.steps >= limits.min_steps
+        maximum = self.limits.max_steps
+        return (maximum is not None and self.steps >= maximum) or self._stops(self.epoch)
 
     def _done(self) -> bool:
         """Whether to stop between epochs."""
+        epochs, maximum = self.epoch + self.complete, self.limits.max_epochs
+        if maximum is not None and epochs >= maximum:
+            return True
+        maximum = self.limits.max_steps
+        return (maximum is not None and self.steps >= maximum) or self._stops(epochs)
+
+    def _stops(self, epochs: int) -> bool:
+        """Whether a callback or the time says stop, and the least that was asked for is done."""
         limits = self.limits
-        epochs = self.epoch + self.complete
-        if limits.max_epochs is not None and epochs >= limits.max_epochs:
-            return True
-        if limits.max_steps is not None and self.steps >= limits.max_steps:
-            return True
-        if limits.max_time is not None and time.monotonic() - self._started >= limits.max_time:
-            return True
-        return self.asked_to_stop() and epochs >= limits.min_epochs and self.steps >= limits.min_steps
+        if not self.asked_to_stop() and (limits.max_time is None or self._seconds() < limits.max_time):
+            return False
+        return epochs >= limits.min_epochs and self.steps >= limits.min_steps
+
+    def _seconds(self) -> float:
+        """How long this fit has taken, with those that it goes on from."""
+        return self._elapsed + time.monotonic() - self._started
 
 
 class _End:

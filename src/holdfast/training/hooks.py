@@ -66,6 +66,17 @@ class Hooks:
             found = self.of(name)
         return self.call_all(found, name, *args) if found else []
 
+    def call_stage(self, name: str, stage: str) -> None:
+        """Call ``setup`` or ``teardown`` of callbacks and module."""
+        before, self._context.hook = self._context.hook, name
+        for call in self.of(name):
+            call(stage=stage)
+        self._context.hook = before
+
+    def call_callbacks(self, name: str, *args: Any) -> None:
+        """Call a hook that only callbacks have."""
+        self.call_all(self.of_callbacks(name, self._callbacks), name, *args)
+
     def call_all(self, calls: Sequence[Call], name: str, *args: Any) -> list[Any]:
         """Call these as the hook ``name``."""
         context = self._context

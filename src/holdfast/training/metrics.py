@@ -138,6 +138,19 @@ class MetricLog:
                 if entry.settings.prog_bar:
                     self._progress_bar[entry.names.epoch] = entry.result
 
+    def origins(self, steps: int) -> dict[str, int | None]:
+        """By name of each value of the epoch: the data loader that it is from, None outside of batches or from several.
+
+        Asked before ``end_stage``.
+        """
+        self.end_batches(steps)
+        found: dict[str, int | None] = {}
+        for entry in self._stage.entries.values():
+            if entry.result is not None:
+                name = entry.names.epoch
+                found[name] = entry.loader if found.get(name, entry.loader) == entry.loader else None
+        return found
+
     def end_stage(self, steps: int) -> dict[str, Tensor]:
         """End the stage. A training that a validation has interrupted goes on.
 

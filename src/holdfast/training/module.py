@@ -180,7 +180,16 @@ class LightningModule(HyperparametersMixin, nn.Module):
         return None if not schedulers else schedulers[0] if len(schedulers) == 1 else schedulers
 
     def manual_backward(self, loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
-        """``loss.backward()`` with the strategy's precision; for manual optimisation."""
+        """``loss.backward()`` with the strategy's precision; for manual optimisation.
+
+        Raises:
+            ConfigError: The optimisation is automatic, which does it.
+        """
+        if self.automatic_optimization:
+            raise ConfigError(
+                "manual_backward() was called with automatic optimisation, which does the backward pass itself.",
+                remedy="Set self.automatic_optimization = False in __init__, or return the loss.",
+            )
         self.trainer.backward(loss, *args, **kwargs)
 
     def backward(self, loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
@@ -227,10 +236,11 @@ class LightningModule(HyperparametersMixin, nn.Module):
         """Let only this optimizer's parameters ask for gradients, until ``untoggle_optimizer``."""
         optimizers = self.optimizers(use_pl_optimizer=False)
         every = [p for o in (optimizers if isinstance(optimizers, list) else [optimizers]) for p in _parameters(o)]
-        object.__setattr__(self, "_asked", {p: p.requires_grad for p in every})
+        asked = getattr(self, "_asked", None) or {p: p.requires_grad for p in every}
+        object.__setattr__(self, "_asked", asked)
         own = set(_parameters(optimizer))
         for parameter in every:
-            parameter.requires_grad = parameter in own and self._asked[parameter]
+            parameter.requires_grad = parameter in own and asked[parameter]
 
     def untoggle_optimizer(self, optimizer: Any) -> None:
         """Undo ``toggle_optimizer``."""
@@ -269,12 +279,6 @@ class LightningModule(HyperparametersMixin, nn.Module):
     def on_fit_end(self) -> None:
         """When fit ends without an error."""
 
-    def on_sanity_check_start(self) -> None:
-        """Before the few batches of validation that come before training."""
-
-    def on_sanity_check_end(self) -> None:
-        """After them."""
-
     def on_train_start(self) -> None:
         """Before the first epoch."""
 
@@ -305,12 +309,16 @@ class LightningModule(HyperparametersMixin, nn.Module):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """When gradients are complete and unscaled, before they are clipped."""
 
+    def on_validation_model_zero_grad(self) -> None:
+        """Clear gradients before a validation, unless they wait for more batches."""
+        self.zero_grad()
+
     def on_validation_model_eval(self) -> None:
         """Put the model into evaluation mode for a validation."""
         self.eval()
 
     def on_validation_model_train(self) -> None:
-        """Put the model back into the mode that it was in."""
+        """Put the model back into training mode. Unless it is overridden, each part goes back to what it was in."""
         self.train()
 
     def on_test_model_eval(self) -> None:
@@ -318,7 +326,7 @@ class LightningModule(HyperparametersMixin, nn.Module):
         self.eval()
 
     def on_test_model_train(self) -> None:
-        """Put the model back into the mode that it was in."""
+        """Put the model back into training mode. Unless it is overridden, each part goes back to what it was in."""
         self.train()
 
     def on_validation_start(self) -> None:

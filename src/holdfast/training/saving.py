@@ -1,4 +1,4 @@
-"""The checkpoints of a fit: policies from callbacks, the state as one dictionary, signals, rescue, resume.
+"""The checkpoints of a fit: what is looked at when, signals, rescue, the end.
 
 Knows the engine and the folders; of the trainer it gets values and functions, never the trainer itself.
 """
@@ -6,53 +6,23 @@ Knows the engine and the folders; of the trainer it gets values and functions, n
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from holdfast.callbacks.model_checkpoint import ModelCheckpoint
-from holdfast.catalog import publish as publishing
 from holdfast.catalog import runs
 from holdfast.catalog.folder import Folder
+from holdfast.catalog.manifest import RunRef
 from holdfast.engine.engine import Engine
 from holdfast.engine.job import Captured
 from holdfast.errors import ConfigError, HoldfastError, SaveFailed
 from holdfast.log import logger
-from holdfast.policy.plan import Policy
 from holdfast.policy.values import Event, Moment, Progress, Record, Request, Score, Tally
 from holdfast.policy.what import What
-from holdfast.policy.when import never
-from holdfast.policy.where import Where
-from holdfast.policy.which import last
 from holdfast.state.signals import Signals, exit_code
 from holdfast.store import LocalStore
-
-RESCUE = Policy("rescue", never(), last(1), where=Where("rescue-{epoch}-{step}"))
-"""What an abnormal end leaves: aside from the ranked checkpoints, gone after the next clean end."""
-
-
-@dataclass(frozen=True)
-class FolderView:
-    """What a checkpoint callback may see of its checkpoints.
-
-    Args:
-        root: The folder.
-        name: Of the callback's policy.
-        records: A policy's checkpoints of this run, oldest first; waits until a save under way is durable.
-    """
-
-    root: str
-    name: str
-    records: Callable[[str], list[Record]]
-
-    def path(self, record: Record) -> str:
-        """The path of a checkpoint."""
-        return str(Path(self.root) / record.names[0])
-
-    def alias_path(self, record: Record) -> str:
-        """The path that its alias is."""
-        return str(Path(self.root) / record.names[-1])
+from holdfast.training.places import FINAL, RESCUE, Place
 
 
 class Saving:
@@ -66,6 +36,8 @@ class Saving:
         scores: The metrics now, each with the step at which it was measured.
         logged: Names of all metrics that were logged so far.
         signals: What sets its flag when the process is asked to end.
+        validates: Whether there is a validation, which may log what is looked at.
+        logs_late: Whether somebody may log at a training epoch's end.
     """
 
     def __init__(
@@ -78,18 +50,22 @@ class Saving:
         scores: Callable[[], Mapping[str, Score]],
         logged: Callable[[], Iterable[str]],
         signals: Signals,
+        validates: bool,
+        logs_late: bool,
     ) -> None:
         self._capture, self._progress, self._scores, self._logged = capture, progress, scores, logged
         self._signals = signals
         self._noted: set[tuple[int, Event]] = set()
-        self._places: list[_Place] = []
-        self._checked = False
-        self._rescued = False
+        self._places: list[Place] = []
+        self._awaited = {Event.VALIDATION_END} if validates else set()
+        self._awaited |= {Event.TRAIN_EPOCH_END} if logs_late or not validates else set()
+        self._checked = self._warned = self._over = False
+        self._began = Progress()
         for callback, folder in callbacks:
-            place = next((p for p in self._places if p.root == str(folder)), None)
+            home = Folder(LocalStore(folder))
+            place = next((p for p in self._places if p.root == home.store.root), None)
             if place is None:
-                place = _Place(Folder(LocalStore(folder)))
-                self._places.append(place)
+                self._places.append(place := Place(home))
             place.add(callback, on_train_epoch_end)
 
     def prepare(self) -> None:
@@ -99,13 +75,16 @@ class Saving:
 
     def begin(self, source: Record | None, root: str | None, tallies: Mapping[str, Tally]) -> None:
         """Begin the run in every folder, or go on with it in the folder that the state came from."""
+        self._began = self._progress()
         for place in self._places:
-            here = root is not None and place.root == root
-            run = runs.begin(place.folder, source=source, elsewhere=not here)
-            place.engine = Engine(
-                place.folder, run, place.policies(), self._capture, tallies=tallies, report=logger.info
-            )
-            place.start_clocks()
+            run = runs.begin(place.folder, source=source, elsewhere=place.root != root)
+            engine = Engine(place.folder, run, place.policies, self._capture, tallies=tallies, report=logger.info)
+            place.begin(engine)
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a save is being written now."""
+        return any(place.engine is not None and place.engine.under_way for place in self._places)
 
     def note(self, callback: ModelCheckpoint, event: Event) -> None:
         """A callback's hook ran: its policies may look at this event."""
@@ -116,36 +95,30 @@ class Saving:
 
         Raises:
             SaveFailed: A save failed for the third time in a row, or at the end.
+            ConfigError: What ranks or names a checkpoint was never logged.
             SystemExit: After SIGTERM, when the state is durable; KeyboardInterrupt after SIGINT.
         """
-        pending = self._signals.pending
-        if not self._places and pending is None:
-            return
         noted, self._noted = self._noted, set()
+        pending = self._signals.pending
         progress = self._progress()
         for place in self._places:
-            engine = place.ready()
-            quiet = not any((id(c), event) in noted for c in place.callbacks)
-            if quiet and pending is None:
+            if not place.hears(noted, event):
                 continue
-            requests = place.elapsed()
-            if event is Event.BATCH_END and pending is None and not requests and engine.idle(progress):
+            if event is Event.BATCH_END and pending is None and place.idle(progress):
                 continue
-            events = {event} if pending is None else {event, Event.SIGNAL}
-            if pending is not None:
-                requests = (*requests, Request(pending.name, Event.SIGNAL, policy=place.keeper()))
-            moment = Moment(frozenset(events), progress, self._metrics(progress), validation_follows, requests)
-            if engine.consider(moment) is not None and requests:
-                place.start_clocks()
-        if event is Event.TRAIN_EPOCH_END and not self._checked:
-            self._check_metrics()
+            self._look(place, event, progress, validation_follows and pending is None)
         if pending is not None:
-            self._end(pending)
+            self._stop(pending)
+        if not self._checked and event in self._awaited:
+            self._awaited.discard(event)
+            if not self._awaited:
+                self._checked = True
+                self._require_logged()
 
     def check_signal(self) -> None:
         """Between batches of a validation: answer a signal with the state from before it began."""
-        if self._signals.pending is not None:
-            self.consider(Event.SIGNAL)
+        if self._signals.pending is not None and not self._over:
+            self._stop(self._signals.pending)
 
     def rescue(self, error: BaseException, *, whole: bool, at_boundary: bool) -> None:
         """After an error: leave the state, if it is one; never hide the error behind one of our own.
@@ -155,34 +128,29 @@ class Saving:
             whole: Whether the weights are those of a step: false inside an optimizer's step.
             at_boundary: Whether the whole state is that of a step's end.
         """
-        if self._rescued or not whole:
+        if self._over or not self._places:
             return
-        self._rescued = True
-        progress = self._progress()
+        self._over = True
+        if not whole:
+            logger.error("no rescue checkpoint: the error came in the middle of an optimizer's step")
+            return
         where = "" if at_boundary else ", not at a step's end"
-        reason = f"{type(error).__name__} was raised{where}"
-        for place in self._places:
-            if place.engine is None or (place.saved(progress) and at_boundary):
-                continue
-            request = Request(reason, Event.EXCEPTION, policy=RESCUE.name)
-            moment = Moment(frozenset({Event.EXCEPTION}), progress, self._metrics(progress), False, (request,))
-            try:
-                place.engine.consider(moment)
-                place.engine.settle(last=True)
-            except HoldfastError as failed:
-                logger.error("no rescue checkpoint: %s", failed)
+        try:
+            self._keep_this(Request(f"{type(error).__name__} was raised{where}", Event.EXCEPTION, RESCUE.name))
+        except Exception as failed:  # hooks of users run here: whatever they raise, the error that came first is raised
+            logger.error("no rescue checkpoint: %s: %s", type(failed).__name__, failed)
 
     def final_save(self) -> None:
         """At fit's end: save once if this fit has saved nothing yet."""
         progress = self._progress()
         for place in self._places:
-            engine = place.ready()
-            engine.settle()
-            if not place.folder.scan().of_run(engine.run.ref.id) and progress.batches:
-                # By hand: no rule has asked for it, and none is to let it go.
-                request = Request("the end of a fit that had saved nothing")
-                events = frozenset({Event.FIT_END})
-                engine.consider(Moment(events, progress, self._metrics(progress), False, (request,)))
+            place.ready().settle(last=True)
+        if progress.batches == self._began.batches or any(place.saved_anything() for place in self._places):
+            return
+        place = next((p for p in self._places if not p.keeps_nothing), None)
+        if place is not None:
+            request = Request("the end of a fit that had saved nothing", Event.FIT_END, FINAL.name)
+            place.ready().consider(self._moment(place, {Event.FIT_END}, progress, False, (request,)))
 
     def close(self, *, clean: bool) -> None:
         """Finish what is under way; after a clean end no rescue is left. Raises what the last save raised."""
@@ -194,13 +162,16 @@ class Saving:
             try:
                 engine.settle(last=True)
                 if clean:
-                    place.drop_rescues(engine.run.ref.id)
+                    place.drop_rescues()
                 engine.close(clean=clean)
             except SaveFailed as error:
                 failed = failed or error
                 engine.close(clean=False)
+        pending, over, self._over = self._signals.pending, self._over, True
         if failed is not None:
             raise failed
+        if clean and pending is not None and not over:  # it came while the last save was written
+            _end(pending)
 
     def settle(self) -> None:
         """Wait until nothing is under way."""
@@ -208,92 +179,82 @@ class Saving:
             if place.engine is not None:
                 place.engine.settle()
 
-    def _metrics(self, progress: Progress) -> dict[str, Score]:
-        counters = {"epoch": Score(progress.epoch, progress.steps), "step": Score(progress.steps, progress.steps)}
-        return {**counters, **self._scores()}
+    def identity(self) -> tuple[RunRef, int] | None:
+        """The run, and the next place among its saves, for a file beside the rules; None where nothing is saved."""
+        place = next((p for p in self._places if p.run is not None), None)
+        if place is None or place.run is None:
+            return None
+        return place.run, place.next_sequence()
 
-    def _check_metrics(self) -> None:
-        """Once, when the first epoch has logged all it logs: a metric that nobody logs would never rank or name."""
-        self._checked = True
-        known = {*self._logged(), "epoch", "step", "global_step"}
+    def _look(self, place: Place, event: Event, progress: Progress, validation_follows: bool) -> None:
+        """Let one folder's policies decide, together with what was held for this event."""
+        held, place.held = place.held, None
+        events = {event} if held is None else {event, Event.BATCH_END}
+        requests = (*(held or ()), *(place.elapsed() if event is Event.BATCH_END else ()))
+        if event is Event.BATCH_END:
+            self._warn_of_missing(place)
+            if validation_follows and place.wanted:
+                place.held = requests  # one save serves the step, with what its validation measures in its name
+                return
+        place.ready().consider(self._moment(place, events, progress, validation_follows, requests))
+
+    def _moment(
+        self, place: Place, events: set[Event], progress: Progress, follows: bool, requests: tuple[Request, ...]
+    ) -> Moment:
+        known = {"epoch": progress.epoch, "step": progress.steps, "global_step": progress.steps}
+        counters = {name: Score(known[name], progress.steps) for name in place.counters}
+        return Moment(frozenset(events), progress, {**counters, **self._scores()}, follows, requests)
+
+    def _keep_this(self, request: Request) -> None:
+        """Save the state as it is, unless it is on disk: one file a run is enough."""
+        progress = self._progress()
         for place in self._places:
-            for policy in place.policies():
-                wanted = {*policy.which.metrics, *policy.where.fields}
-                missing = sorted(wanted - known)
-                if missing:
-                    raise ConfigError(
-                        f"A ModelCheckpoint looks at {', '.join(map(repr, missing))}, which was never logged.",
-                        good="What was saved so far stands.",
-                        remedy=f"Logged so far: {', '.join(sorted(self._logged())) or 'nothing'}.",
-                    )
+            try:
+                place.ready().settle()
+            except HoldfastError as failed:  # of a save before this one
+                logger.error("%s", failed)
+        if any(place.saved(progress) for place in self._places):
+            return
+        place = self._places[0]
+        place.ready().consider(self._moment(place, {request.event}, progress, False, (request,)))
+        place.ready().settle(last=True)
 
-    def _end(self, pending: signal.Signals) -> None:
-        for place in self._places:
-            place.ready().settle(last=True)
-        logger.info("%s: saved at step %s, stopping", pending.name, f"{self._progress().steps:,}")
-        if pending is signal.SIGINT:
-            raise KeyboardInterrupt
-        raise SystemExit(exit_code(pending))
+    def _stop(self, pending: signal.Signals) -> NoReturn:
+        """After a signal: the state is made durable, then the program ends as the signal would have ended it."""
+        self._over = True
+        if self._places:
+            self._keep_this(Request(pending.name, Event.SIGNAL, self._places[0].keeper()))
+            logger.info("%s: saved at step %s, stopping", pending.name, f"{self._progress().steps:,}")
+        _end(pending)
+
+    def _missing(self, place: Place) -> list[str]:
+        known = set(self._logged())
+        return [name for name in place.wanted if name not in known]
+
+    def _warn_of_missing(self, place: Place) -> None:
+        """Once, where a checkpoint is due that nobody can rank or name yet, and no error will tell for long."""
+        if self._warned or self._checked or Event.VALIDATION_END in self._awaited:
+            return
+        self._warned = True
+        if missing := self._missing(place):
+            logger.warning(
+                "a checkpoint is due, and %s was not logged so far; logged: %s",
+                ", ".join(map(repr, missing)),
+                ", ".join(sorted(self._logged())) or "nothing",
+            )
+
+    def _require_logged(self) -> None:
+        """Once, when all who log have logged: a metric that nobody logs would never rank or name anything."""
+        missing = dict.fromkeys(name for place in self._places for name in self._missing(place))
+        if missing:
+            raise ConfigError(
+                f"A ModelCheckpoint looks at {', '.join(map(repr, missing))}, which was never logged.",
+                good="What was saved so far stands.",
+                remedy=f"Logged so far: {', '.join(sorted(self._logged())) or 'nothing'}.",
+            )
 
 
-class _Place:
-    """One folder with its callbacks."""
-
-    def __init__(self, folder: Folder) -> None:
-        self.folder = folder
-        self.root = folder.store.root
-        self.callbacks: dict[ModelCheckpoint, tuple[Policy, ...]] = {}
-        self.engine: Engine | None = None
-        self._clocks: dict[float, float] = {}
-
-    def add(self, callback: ModelCheckpoint, on_train_epoch_end: bool) -> None:
-        count = len(self.callbacks)
-        name = type(callback).__name__ if count == 0 else f"{type(callback).__name__} {count + 1}"
-        self.callbacks[callback] = callback.policies(name, on_train_epoch_end=on_train_epoch_end)
-        callback.attach(FolderView(self.root, name, self.records))
-
-    def policies(self) -> tuple[Policy, ...]:
-        return (*(p for policies in self.callbacks.values() for p in policies), RESCUE)
-
-    def ready(self) -> Engine:
-        assert self.engine is not None, "begin() comes first"
-        return self.engine
-
-    def keeper(self) -> str:
-        """The policy that keeps a state which no rule asked for: an alias where there is one, else the rescue."""
-        aliases = [p.name for p in self.policies() if p.where.template is None]
-        return aliases[0] if aliases else RESCUE.name
-
-    def records(self, policy: str) -> list[Record]:
-        if self.engine is not None:
-            self.engine.settle()
-        listing = self.folder.scan()
-        run = self.engine.run.ref.id if self.engine is not None else listing.newest_run()
-        return [r for r in listing.records if r.run == run and policy in r.policies]
-
-    def saved(self, progress: Progress) -> bool:
-        """Whether this very step is on disk."""
-        engine = self.ready()
-        return any(r.progress == progress for r in self.folder.scan().of_run(engine.run.ref.id))
-
-    def drop_rescues(self, run: str) -> None:
-        gone = {r.id: "the run ended clean" for r in self.folder.scan().of_run(run) if r.policies == (RESCUE.name,)}
-        if gone:
-            with self.folder.exclusive():
-                publishing.evict(self.folder, gone, run)
-
-    def start_clocks(self) -> None:
-        now = time.monotonic()
-        intervals = {seconds for p in self.policies() for seconds in p.when.intervals}
-        self._clocks = {seconds: now + seconds for seconds in intervals}
-
-    def elapsed(self) -> tuple[Request, ...]:
-        if not self._clocks:
-            return ()
-        now = time.monotonic()
-        return tuple(
-            Request(f"{seconds:g} s have passed", Event.BATCH_END, policy=policy.name)
-            for policy in self.policies()
-            for seconds in policy.when.intervals
-            if now >= self._clocks[seconds]
-        )
+def _end(pending: signal.Signals) -> NoReturn:
+    if pending is signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(exit_code(pending))

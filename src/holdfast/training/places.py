@@ -1,0 +1,191 @@
+"""A folder with the checkpoint callbacks that save there: their policies, clocks and engine. Decides nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from holdfast.callbacks.model_checkpoint import ModelCheckpoint
+from holdfast.callbacks.own_names import own_name
+from holdfast.catalog import publish as publishing
+from holdfast.catalog.folder import Folder
+from holdfast.catalog.manifest import RunRef
+from holdfast.engine.engine import Engine
+from holdfast.policy.naming import alias_of
+from holdfast.policy.plan import Policy
+from holdfast.policy.values import Event, Progress, Record, Request
+from holdfast.policy.what import full
+from holdfast.policy.when import never
+from holdfast.policy.where import COUNTERS, Where
+from holdfast.policy.which import last, nothing
+
+FINAL = Policy("final", never(), last(1))
+"""What a fit leaves that has saved nothing else."""
+
+RESCUE = Policy("rescue", never(), last(1), where=Where("rescue-{epoch}-{step}"))
+"""What an abnormal end leaves: aside from the ranked checkpoints, gone after the next clean end."""
+
+
+@dataclass(frozen=True)
+class FolderView:
+    """What a checkpoint callback may see of its checkpoints.
+
+    Args:
+        root: The folder.
+        policies: The callback's own, the ranked one first; they are known once it is attached.
+        listed: A policy's checkpoints of this run, oldest first; waits until a save under way is durable.
+    """
+
+    root: str
+    policies: Callable[[], tuple[Policy, ...]]
+    listed: Callable[[str], list[Record]]
+
+    def records(self) -> list[Record]:
+        """The ranked checkpoints."""
+        return self.listed(self.policies()[0].name)
+
+    def path(self, record: Record) -> str:
+        """The path of a checkpoint, by the name that the callback gave it."""
+        own = own_name(self.policies()[0].where, record)
+        return str(Path(self.root) / (own or record.names[0]))
+
+    def alias(self) -> str:
+        """The path that moves on to the newest; empty without one."""
+        for policy in self.policies():
+            if policy.where.alias is not None and (newest := self.listed(policy.name)):
+                alias = alias_of(policy.where, newest[-1])
+                return str(Path(self.root) / (alias if alias in newest[-1].names else newest[-1].names[0]))
+        return ""
+
+
+class Place:
+    """One folder.
+
+    Args:
+        folder: Which.
+    """
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder = folder
+        self.root = folder.store.root
+        self.engine: Engine | None = None
+        self.run: RunRef | None = None
+        self.held: tuple[Request, ...] | None = None
+        self._callbacks: dict[ModelCheckpoint, tuple[Policy, ...]] = {}
+        self._clocks: dict[float, float] = {}
+        self._first_sequence = 0
+
+    # Putting together
+
+    def add(self, callback: ModelCheckpoint, on_train_epoch_end: bool) -> None:
+        """One more callback; its policies are called after what it ranks by, whatever else is there."""
+        name = " ".join(filter(None, (type(callback).__name__, callback.monitor)))
+        same = sum(p.name.startswith(name) for policies in self._callbacks.values() for p in policies[:1])
+        callback.attach(FolderView(self.root, lambda: self._callbacks[callback], self.records))
+        unique = f"{name} {same + 1}" if same else name
+        self._callbacks[callback] = callback.policies(unique, on_train_epoch_end=on_train_epoch_end)
+
+    def begin(self, engine: Engine) -> None:
+        """The run begins here."""
+        self.engine, self.run = engine, engine.run.ref
+        self._first_sequence = self._newest_sequence()
+        now = time.monotonic()
+        self._clocks = {seconds: now + seconds for policy in self.policies for seconds in policy.when.intervals}
+
+    @property
+    def policies(self) -> tuple[Policy, ...]:
+        """All that save here."""
+        return (*(p for policies in self._callbacks.values() for p in policies), FINAL, RESCUE)
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The metrics that rank or name something here."""
+        names = (name for p in self.policies for name in (*p.which.metrics, *p.where.fields))
+        return tuple(dict.fromkeys(name for name in names if name not in COUNTERS))
+
+    @property
+    def counters(self) -> tuple[str, ...]:
+        """The counters that something is ranked by."""
+        return tuple(name for p in self.policies for name in p.which.metrics if name in COUNTERS)
+
+    @property
+    def keeps_nothing(self) -> bool:
+        """Whether every callback was told to keep nothing."""
+        return all(p.which == nothing() for policies in self._callbacks.values() for p in policies)
+
+    def ready(self) -> Engine:
+        """The engine."""
+        assert self.engine is not None, "begin() comes first"
+        return self.engine
+
+    # Questions
+
+    def hears(self, noted: Collection[tuple[int, Event]], event: Event) -> bool:
+        """Whether any callback's hook of this event has run, or an event is held for this one."""
+        return self.held is not None or any((id(c), event) in noted for c in self._callbacks)
+
+    def idle(self, progress: Progress) -> bool:
+        """Whether a batch end has nothing to do: no clock has run down, no number is reached, no save to settle."""
+        if self._clocks and time.monotonic() >= min(self._clocks.values()):
+            return False
+        return self.ready().idle(progress)
+
+    def elapsed(self) -> tuple[Request, ...]:
+        """What the clocks that have run down ask for; each begins anew."""
+        now = time.monotonic()
+        due = [seconds for seconds, then in self._clocks.items() if now >= then]
+        self._clocks.update({seconds: now + seconds for seconds in due})
+        return tuple(
+            Request(f"{seconds:g} s have passed", Event.BATCH_END, policy=policy.name)
+            for policy in self.policies
+            for seconds in policy.when.intervals
+            if seconds in due
+        )
+
+    def keeper(self) -> str:
+        """The policy that keeps a state which no rule asked for: an alias where there is one, else the rescue."""
+        aliases = [p.name for p in self.policies if p.where.template is None and p.what == full]
+        return aliases[0] if aliases else RESCUE.name
+
+    def records(self, policy: str) -> list[Record]:
+        """A policy's checkpoints of this run, oldest first, when nothing is under way any more."""
+        if self.engine is not None:
+            self.engine.settle()
+        return [r for r in self._own() if policy in r.policies]
+
+    def saved(self, progress: Progress) -> bool:
+        """Whether this very state is on disk, by this attempt or before."""
+        return any(r.progress == progress and r.what == str(full) for r in self._own())
+
+    def saved_anything(self) -> bool:
+        """Whether this fit has."""
+        return self._newest_sequence() > self._first_sequence
+
+    def next_sequence(self) -> int:
+        """The next place among the saves of the run."""
+        return self.engine.next_sequence() if self.engine is not None else self._newest_sequence() + 1
+
+    # Ends
+
+    def drop_rescues(self) -> None:
+        """After a clean end: rescues go, once something newer has replaced them."""
+        own = [r for r in self._own() if r.what == str(full)]
+        gone = {}
+        for record in (r for r in own if RESCUE.name in r.policies):
+            newer = any(r.order > record.order for r in own)
+            others = [p for p in self.policies if p.name in record.policies and p.name != RESCUE.name]
+            wanted = any(record.id in p.which.keep(self.records(p.name)) for p in others)
+            if newer and not wanted:
+                gone[record.id] = "the run ended clean"
+        if gone:
+            assert self.run is not None, "a run has ended"
+            with self.folder.exclusive():
+                publishing.evict(self.folder, gone, self.run.id)
+
+    def _own(self) -> tuple[Record, ...]:
+        return self.folder.scan().of_run(self.run.id) if self.run is not None else ()
+
+    def _newest_sequence(self) -> int:
+        return max((r.sequence for r in self._own()), default=0)
