@@ -1,11 +1,14 @@
 """Measure what a training step costs above a plain PyTorch loop, with Holdfast and with Lightning. Asserts nothing.
 
-    python benchmarks/step_cost.py [--rounds 7] [--steps 1000] [--lightning .venv-lightning/bin/python] [--json FILE]
+    python benchmarks/step_cost.py [--rounds 7] [--steps 800] [--lightning .venv-lightning/bin/python] [--json FILE]
 
-Each round starts one process of either environment, in turn. Each process measures every setting, and the plain loop
-right before it; what is shown is the median over the rounds of the difference. The trainers get the same settings,
-the same model and a list of ready-made batches. Times are taken as batches are asked for, so that neither the start
-nor the end of a fit counts, but everything that happens between two batches does. The processes have a terminal,
+Each round starts one process of either environment, in turn. Each process measures every setting, twice, with the
+plain loop right before and after it; what is shown is the median over the rounds of the difference. The trainers get
+the same settings, the same model and ready-made batches. Times are taken as batches are asked for, so that neither
+the start nor the end of a fit counts, but everything between two batches does: drawing and writing too.
+
+Two clocks are read: the wall's, and the processor time of the whole process with all its threads. Where other programs
+share the machine, only the latter can be compared; on an idle one they say the same. The processes have a terminal,
 whose output is read and dropped.
 """
 
@@ -22,15 +25,17 @@ import threading
 import time
 import warnings
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
+from typing import Any
 
-WARM_UP = 150
+WARM_UP, REPEAT = 100, 2
 SETTINGS = {
     "bare": "no log, no bar, no checkpoints",
     "checkpoints": "bare, and checkpoints as by default",
     "log": "checkpoints, the CSV logger, self.log of one value a step",
     "bar": "log, and its value in the progress bar",
 }
+Figures = list[dict[str, Any]]
 
 
 # In the parent
@@ -40,7 +45,7 @@ def main() -> None:
     """Let processes of both environments measure in turn, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--lightning", default=".venv-lightning/bin/python", help="its Python; '' leaves it out")
     parser.add_argument("--json", default="build/step_cost.json", help="where the raw figures go")
     parser.add_argument("--measure", choices=("holdfast", "lightning"), help=argparse.SUPPRESS)
@@ -50,17 +55,20 @@ def main() -> None:
         return
     pythons = {"holdfast": sys.executable, **({"lightning": asked.lightning} if asked.lightning else {})}
     began = time.monotonic()
-    taken: dict[str, list[dict[str, dict[str, float]]]] = {name: [] for name in pythons}
+    taken: dict[str, list[Figures]] = {name: [] for name in pythons}
     for _ in range(asked.rounds):
         for name, python in pythons.items():
             taken[name].append(in_a_terminal(python, name, asked.steps))
     Path(asked.json).parent.mkdir(parents=True, exist_ok=True)
     Path(asked.json).write_text(json.dumps({"steps": asked.steps, "milliseconds": taken}, indent=1))
-    show(taken)
-    print(f"{asked.rounds} rounds of {asked.steps:,} steps, {time.monotonic() - began:.0f} s; raw: {asked.json}")
+    show("cpu", "processor time", taken)
+    show("wall", "wall time", taken)
+    print(
+        f"{asked.rounds} rounds of {REPEAT} x {asked.steps:,} steps, {time.monotonic() - began:.0f} s; raw: {asked.json}"
+    )
 
 
-def in_a_terminal(python: str, name: str, steps: int) -> dict[str, dict[str, float]]:
+def in_a_terminal(python: str, name: str, steps: int) -> Figures:
     """What one process measures, while a terminal of 120 columns stands behind its stdout and stderr."""
     here, there = pty.openpty()
     with tempfile.TemporaryDirectory() as made:
@@ -91,25 +99,29 @@ def drain(terminal: int, screen: list[bytes]) -> None:
         screen.append(read)
 
 
-def show(taken: dict[str, list[dict[str, dict[str, float]]]]) -> None:
-    """One line a setting; milliseconds a step."""
-    raw = median(one[setting]["raw"] for rounds in taken.values() for one in rounds for setting in SETTINGS)
-    print(f"the plain loop: {raw:.3f} ms a step; above it, in ms a step (median, lowest to highest):")
-    names = list(taken)
-    print(f"{'':12}" + "".join(f"{name:>26}" for name in names) + f"{'ratio':>8}")
+def show(clock: str, what: str, taken: dict[str, list[Figures]]) -> None:
+    """One line a setting; milliseconds a step by one of the clocks."""
+    raw = median(one["raw"][clock] for rounds in taken.values() for figures in rounds for one in figures)
+    print(f"\n{what}: the plain loop takes {raw:.3f} ms a step; above it, in ms a step (median, lowest to highest):")
+    print(f"{'':12}" + "".join(f"{name:>26}" for name in taken) + f"{'ratio':>8}")
     for setting, meaning in SETTINGS.items():
-        above = {n: [one[setting]["trainer"] - one[setting]["raw"] for one in taken[n]] for n in names}
-        cells = [f"{median(a):.3f} ({min(a):.3f} to {max(a):.3f})" for a in above.values()]
-        middle = [median(a) for a in above.values()]
+        above = [[above_raw(figures, setting, clock) for figures in rounds] for rounds in taken.values()]
+        cells = "".join(f"{f'{median(a):.3f} ({min(a):.3f} to {max(a):.3f})':>26}" for a in above)
+        middle = [median(a) for a in above]
         ratio = f"{middle[0] / middle[1]:8.3f}" if len(middle) == 2 else ""
-        print(f"{setting:12}" + "".join(f"{cell:>26}" for cell in cells) + f"{ratio}   {meaning}")
+        print(f"{setting:12}{cells}{ratio}   {meaning}")
+
+
+def above_raw(figures: Figures, setting: str, clock: str) -> float:
+    """What one process measured for a setting, above the plain loop."""
+    return mean(one["trainer"][clock] - one["raw"][clock] for one in figures if one["setting"] == setting)
 
 
 # In a child
 
 
-def measure(name: str, steps: int) -> dict[str, dict[str, float]]:
-    """Milliseconds a step of the plain loop and of the trainer, for each setting."""
+def measure(name: str, steps: int) -> Figures:
+    """Milliseconds a step of the plain loop and of the trainer by each clock, for each setting."""
     sys.path.remove(str(Path(__file__).parent))  # a file beside this one has the name of a standard module
     import torch
 
@@ -122,9 +134,9 @@ def measure(name: str, steps: int) -> dict[str, dict[str, float]]:
         from lightning.pytorch.loggers import CSVLogger
     warnings.simplefilter("ignore")
     batches = Timed([torch.randn(16, 32) for _ in range(64)], WARM_UP + steps + 1)
-    measured = {}
-    for setting in SETTINGS:
-        raw = plain_loop(network(), batches)
+    measured = []
+    for setting in [*SETTINGS] * REPEAT:
+        before = plain_loop(network(), batches)
         with tempfile.TemporaryDirectory() as root:
             trainer = package.Trainer(
                 max_steps=len(batches),
@@ -137,7 +149,9 @@ def measure(name: str, steps: int) -> dict[str, dict[str, float]]:
                 default_root_dir=root,
             )
             trainer.fit(module(package, logs=setting in ("log", "bar"), shows=setting == "bar"), batches)
-        measured[setting] = {"raw": raw, "trainer": batches.milliseconds}
+        fitted, after = batches.taken, plain_loop(network(), batches)
+        raw = {clock: (before[clock] + after[clock]) / 2 for clock in before}
+        measured.append({"setting": setting, "raw": raw, "trainer": fitted})
     return measured
 
 
@@ -145,17 +159,19 @@ class Timed:
     """So many batches, ready-made, and how long whoever takes them needs for each, after a warm-up."""
 
     def __init__(self, ready, number):
-        self.ready, self.number, self.milliseconds = ready, number, 0.0
+        self.ready, self.number, self.taken = ready, number, {}
 
     def __len__(self):
         return self.number
 
     def __iter__(self):
+        steps = self.number - 1 - WARM_UP
         for index in range(self.number):
             if index == WARM_UP:
-                began = time.perf_counter()
+                wall, cpu = time.perf_counter(), time.process_time()
             elif index == self.number - 1:
-                self.milliseconds = (time.perf_counter() - began) * 1e3 / (self.number - 1 - WARM_UP)
+                wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+                self.taken = {"wall": wall * 1e3 / steps, "cpu": cpu * 1e3 / steps}
             yield self.ready[index % len(self.ready)]
 
 
@@ -169,7 +185,7 @@ def network():
 
 
 def plain_loop(model, batches):
-    """Train it without any trainer; milliseconds a step."""
+    """Train it without any trainer; milliseconds a step by each clock."""
     import torch
 
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
@@ -178,7 +194,7 @@ def plain_loop(model, batches):
         loss = model(batch).square().mean()
         loss.backward()
         optimizer.step()
-    return batches.milliseconds
+    return batches.taken
 
 
 def module(package, *, logs, shows):

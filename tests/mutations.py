@@ -140,6 +140,14 @@ MUTATIONS = (
         "tests/torture/test_faults.py::test_whichever_call_of_a_save_fails_the_last_good_checkpoint_stands",
     ),
     Mutation(
+        "I4",
+        "each rank decides by what it sees of the folder",
+        "engine/engine.py",
+        "        if self._group.rank != 0:\n            told = ",
+        "        if False:\n            told = ",
+        "tests/torture/test_told.py::test_another_rank_does_what_it_is_told_and_nothing_else",
+    ),
+    Mutation(
         "I5",
         "the checkpoint that was resumed from may go",
         "engine/engine.py",
@@ -265,7 +273,7 @@ def run(tree: Path, *tests: str) -> tuple[int | str, str]:
 def render() -> str:
     """The table as a page."""
     rows = [
-        f"| {m.invariant} | {m.broken} | `{m.file}`: `{m.line.strip().splitlines()[-1].strip()}` "
+        f"| {m.invariant} | {m.broken} | `{m.file}`: `{_told(m.line)}` "
         f"| `{m.test.partition('::')[2]}` in `{m.test.partition('::')[0]}` |"
         for m in MUTATIONS
     ]
@@ -282,6 +290,11 @@ def render() -> str:
             "",
         ]
     )
+
+
+def _told(line: str) -> str:
+    """The text of a line, or of several, in one."""
+    return " ".join(line.split())
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ from enum import Enum
 import torch
 from torch import nn
 
+from holdfast.training.class_only import class_only
 from holdfast.training.hparams import HyperparametersMixin, checkpoint_entries
-from holdfast.training.loading import class_only, load_module
+from holdfast.training.loading import load_module
 from writing import write
 
 

@@ -123,9 +123,7 @@ def _find(home: Folder, source: str | os.PathLike[str], which: Which) -> tuple[F
     if source in ("last", "best"):
         record = resolve.last(listing) if source == "last" else resolve.best(listing, which)
         if record is None:
-            raise NotFound(
-                "does not exist: the folder holds no checkpoint.", checkpoint=f"{home.store.root}/{source}"
-            )
+            raise NotFound("does not exist: the folder holds no checkpoint.", checkpoint=f"{home.store.root}/{source}")
         return home, record
     text = str(source)
     if os.path.isdir(text or os.curdir):  # noqa: PTH112  # Path's own raises for some paths that nothing can be at

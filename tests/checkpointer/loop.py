@@ -1,4 +1,4 @@
-"""A small loop with all that makes resuming hard: dropout, batch norm, moments, a scheduler, three random generators."""
+"""A small loop with all that makes resuming hard: dropout, batch norm, moments, a scheduler, three generators."""
 
 from __future__ import annotations
 
@@ -47,9 +47,7 @@ def build(seed: int = 0) -> State:
     torch.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed)
-    model = nn.Sequential(
-        nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 2)
-    )
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 2))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     return State(model, optimizer, torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.7))
 

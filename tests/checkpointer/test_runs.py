@@ -7,8 +7,8 @@ import shutil
 
 import pytest
 import torch
-from checkpointer.loop import Gone, facts, kept, listing
 
+from checkpointer.loop import Gone, facts, kept, listing
 from holdfast import Checkpointer, best, every, everything, last, never
 from holdfast.catalog.folder import Folder
 from holdfast.catalog.ledger import LEDGER
@@ -287,9 +287,11 @@ def test_a_second_process_resuming_while_the_first_lives_gets_a_run_of_its_own(t
     first, again, other = runs(tmp_path)
     assert first["id"] == again["id"] != other["id"]
     found = listing(tmp_path)
-    source = next(r for r in found.records if r.progress.steps == 2 and r.run == first["id"]) if any(
-        r.progress.steps == 2 for r in found.records
-    ) else None
+    source = (
+        next(r for r in found.records if r.progress.steps == 2 and r.run == first["id"])
+        if any(r.progress.steps == 2 for r in found.records)
+        else None
+    )
     assert source is None or other["parent"] == source.id
     assert (other["attempt"], other["ordinal"]) == (1, 2)
     assert [r.progress.steps for r in found.of_run(other["id"])] == [3, 4]

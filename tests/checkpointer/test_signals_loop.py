@@ -8,8 +8,8 @@ import signal
 
 import pytest
 import torch
-from checkpointer.loop import batches, build, everything, kept, learn, listing, same, train
 
+from checkpointer.loop import batches, build, everything, kept, learn, listing, same, train
 from holdfast import Checkpointer, MemoryStore, every, last, never
 
 EPOCHS = 2
@@ -76,7 +76,7 @@ ENDS = {signal.SIGTERM: (143, ["finally"]), signal.SIGINT: (130, ["KeyboardInter
 @pytest.mark.parametrize("sig", list(ENDS), ids=lambda sig: sig.name)
 @pytest.mark.parametrize(("place", "step"), [("step", 1), ("step", 6), ("validation", 4)])
 def test_a_signal_saves_the_very_step_then_ends_the_process(sig, place, step, forks, uninterrupted, tmp_path):
-    """In the middle of a step or of a validation: that step is durable, `finally` runs, and a resume goes on exactly."""
+    """In the middle of a step or a validation: that step is durable, `finally` runs, and a resume goes on exactly."""
     code, said = signalled(forks, tmp_path, place, step, sig)
     assert said[0] == f"{sig.name}: saving after this step, then stopping; send it again to stop at once"
     assert (code, said[-len(ENDS[sig][1]) :]) == ENDS[sig]

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from faults import failing_at
 from torch.distributed.distributed_c10d import _get_default_store
 
+from faults import failing_at
 from holdfast.catalog import resolve, runs
 from holdfast.catalog.folder import Folder
 from holdfast.catalog.manifest import RunRef
@@ -249,7 +249,9 @@ def dies(group, root, write):
     leftovers = place.folder.scan().leftovers
     ended = failure_of(lambda: place.engine.close(clean=False))
     threads = [thread.name for thread in threading.enumerate() if thread.name.startswith("holdfast")]
-    write({"failure": failure, "kept": [before, place.kept()], "leftovers": leftovers, "ended": ended, "threads": threads})
+    write(
+        {"failure": failure, "kept": [before, place.kept()], "leftovers": leftovers, "ended": ended, "threads": threads}
+    )
 
 
 def main():

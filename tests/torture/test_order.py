@@ -34,6 +34,8 @@ def test_what_goes_goes_after_its_replacement_is_durable(saver, tmp_path):
     """Bytes, sync, name, sync of the folder, alias, sync of the folder, ledger, sync: then the first removal."""
     with watching() as calls:
         saver.save()
+    opened = [call.target for call in calls.done if call.function == "open"]
+    assert not [path for path in opened if path.endswith(".ckpt")], "bytes are written under no checkpoint's name"
     new = tmp_path / saver.name
     file, folder = new.stat().st_ino, tmp_path.stat().st_ino
     diary, evicted = (tmp_path / ".holdfast/ledger.jsonl").stat().st_ino, removals(saver, calls)
@@ -58,8 +60,6 @@ def test_what_goes_goes_after_its_replacement_is_durable(saver, tmp_path):
     )
     assert calls.done.index(Call("link", str(new))) < calls.done.index(Call("fsync", folder))
     assert Call("unlink", str(tmp_path / "last.ckpt")) not in calls.done, "the alias is there at every instant"
-    opened = [call.target for call in calls.done if call.function == "open"]
-    assert not [path for path in opened if path.endswith(".ckpt")], "bytes are written under no checkpoint's name"
 
 
 def test_a_failed_save_evicts_nothing(saver, tmp_path):

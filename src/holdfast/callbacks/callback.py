@@ -59,9 +59,7 @@ class Callback:
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """After an epoch's last batch and validation."""
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Before a batch, which is on its device."""
 
     def on_train_batch_end(
@@ -144,12 +142,8 @@ class Callback:
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """When an error ends the run."""
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """When a checkpoint is put together; ``checkpoint`` may be edited."""
 
-    def on_load_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """When a checkpoint was read, before anything of it is put back; ``checkpoint`` may be edited."""

@@ -1,6 +1,6 @@
 """``ModelCheckpoint``: a table from flags to policies. It decides nothing and writes nothing itself.
 
-The flags are those of "ModelCheckpoint API page" (Lightning 1.5) and "Customize checkpointing behavior" (Lightning 2.x).
+The flags are those of "ModelCheckpoint API page" (Lightning 1.5) and of "Customize checkpointing behavior" (2.x).
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ class ModelCheckpoint(Callback):
 
     @property
     def best_model_path(self) -> str:
-        """Path of the best, or of the newest without ``monitor``; empty before there is one. Waits until it is durable."""
+        """Path of the best, or of the newest without ``monitor``; empty before there is one. Waits for its bytes."""
         best = self._best()
         return "" if best is None or self._view is None else self._view.path(best)
 

@@ -8,8 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from holdfast.policy.naming import name_of
-from holdfast.policy.values import Progress, Record
+from holdfast.policy.values import Progress
 from holdfast.policy.where import Where
 
 
@@ -49,12 +48,3 @@ class OwnNames(Where):
 def renamed(where: Where, template: str) -> Where:
     """The same, with another template."""
     return replace(where, template=template)
-
-
-def own_name(where: Where, record: Record) -> str | None:
-    """The name among a checkpoint's that its template gave it, with a version or without; None if it has none."""
-    if where.template is None:
-        return None
-    stem = name_of(where, record).removesuffix(where.extension)
-    exact = [n for n in record.names if n == stem + where.extension]
-    return next((*exact, *(n for n in record.names if n.startswith(f"{stem}{where.join}v"))), None)  # type: ignore[arg-type]

@@ -112,6 +112,15 @@ def evict(folder: Folder, reasons: Mapping[str, str], run: str) -> tuple[str, ..
     return tuple(gone)
 
 
+def drop(folder: Folder, reasons: Mapping[str, str], run: str) -> None:
+    """Remove second names of checkpoints of this run that stay; call it inside ``folder.exclusive()``."""
+    for name, reason in reasons.items():
+        record = folder.scan().by_name(name)
+        if record is not None and record.run == run and not record.pinned and len(record.names) > 1:
+            folder.store.remove(name)
+            folder.ledger.write("evicted", id=record.id, names=[name], reason=reason)
+
+
 def _first(folder: Folder, sink: Sink, listing: Listing, name: str, *, move: bool, going: Collection[str]) -> Entry:
     """The commit point. Where another writer was faster to a name that is not ours to take, the next free one."""
     if move:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from holdfast.catalog.folder import Folder
 from holdfast.catalog.manifest import RunRef
 from holdfast.policy.values import Record
-from holdfast.store import LINKER, Lock, temporary_owner
+from holdfast.store import LINKER, PROBE, Lock, temporary_owner
 
 _IS_RUN = re.compile("[0-9a-f]{32}")
 
@@ -91,7 +91,7 @@ def _sweep(folder: Folder, run: Run) -> None:
     """Remove unfinished files of ``run``'s earlier attempts, and of runs shown to be dead."""
     for name in folder.scan().leftovers:
         owner = temporary_owner(name) or ""
-        if owner == run.ref.id or owner == LINKER:  # names are linked under the lock that is held here
+        if owner in (run.ref.id, LINKER, PROBE):  # names are linked under the lock that is held here
             folder.store.remove(name)
         elif _IS_RUN.fullmatch(owner):
             lease = folder.store.lock(lease_name(owner))  # None: its process lives

@@ -302,6 +302,7 @@ class Engine:
             if not troubles:
                 try:
                     evicted = publishing.evict(self.folder, decided.evict, self.run.ref.id)
+                    publishing.drop(self.folder, decided.drops, self.run.ref.id)
                 except StoreError as error:
                     troubles.append(error)
         self._troubles = [_after(f"{self.folder.store.root}/{name}", trouble) for trouble in troubles]

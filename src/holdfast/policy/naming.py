@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from holdfast.policy.values import Record
@@ -19,12 +19,14 @@ class Names:
         taken: Names in use in the folder.
         vacated: Those among them that are held by what the plan evicts, to its ``What`` in words. Only a
             checkpoint of the same ``What`` may have them: another may be durable before what replaces it is.
+        replaced: Those among these that the step at hand had under its earlier save.
     """
 
-    def __init__(self, taken: Collection[str], vacated: Mapping[str, str]) -> None:
+    def __init__(self, taken: Collection[str], vacated: Mapping[str, str], replaced: Collection[str] = ()) -> None:
         self.moves: set[str] = set()
         self._taken = set(taken)
         self._vacated = dict(vacated)
+        self._replaced = set(replaced)
         self._aliases: set[str] = set()
         self._own_of: dict[str, list[str]] = {}
         self._aliases_of: dict[str, list[str]] = {}
@@ -33,11 +35,12 @@ class Names:
         """A name of its own: as it is where that is free, or becomes so by an eviction; else versioned."""
         if name in record.names and name not in self.moves:
             return
-        if self._vacated.get(name) == record.what:
+        free = {vacant for vacant, what in self._vacated.items() if what == record.what}
+        # The version that this very step had already is had again; any other is not moved from one to the next.
+        name = name if name in free else where.versioned(name, self._taken - (free & self._replaced))
+        if name in free:
             del self._vacated[name]
             self.moves.add(name)
-        else:
-            name = where.versioned(name, self._taken)
         self._taken.add(name)
         self._own_of.setdefault(record.id, []).append(name)
 
@@ -70,6 +73,25 @@ def name_of(where: Where, record: Record) -> str:
 def alias_of(where: Where, record: Record) -> str | None:
     """The alias that a checkpoint gets, if any."""
     return None if where.alias is None else name_of(replace(where, template=where.alias), record)
+
+
+def given_by(where: Where, record: Record) -> str | None:
+    """The name among a checkpoint's that the template gave it, with a version or without; None if it has none."""
+    if where.template is None:
+        return None
+    exact = name_of(where, record)
+    if exact in record.names:
+        return exact
+    versioned = f"{exact.removesuffix(where.extension)}{where.join}v"
+    return next((name for name in record.names if name.startswith(versioned)), None)
+
+
+def left_over(record: Record, going: Iterable[Where], staying: Iterable[Where]) -> list[str]:
+    """The names that come from ``going`` alone, of a checkpoint that has others as well."""
+    kept = {name for where in staying for name in (given_by(where, record), alias_of(where, record))}
+    names = {name for where in going for name in (given_by(where, record), alias_of(where, record))}
+    left = [name for name in record.names if name in names - kept]
+    return left if len(left) < len(record.names) else []
 
 
 def labelled(where: Where, record: Record) -> str:

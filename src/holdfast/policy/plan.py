@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from holdfast.policy.naming import Names, alias_of, labelled, name_of
+from holdfast.policy.naming import Names, alias_of, labelled, left_over, name_of
 from holdfast.policy.values import Event, Moment, Progress, Record, Request, Tally
 from holdfast.policy.what import What, full
 from holdfast.policy.when import When
@@ -89,6 +89,7 @@ class Plan:
         saves: What to write, one for each distinct ``What``.
         amends: What to add to checkpoints that exist; before the saves' names move.
         evict: Id to reason: what goes once every save is durable. A failed save runs none of it.
+        drops: Name to reason: second names that go then, of checkpoints that stay under another.
         tallies: What each policy must remember from now on.
         declined: Policy to reason, where a trigger was due and makes no checkpoint.
     """
@@ -96,6 +97,7 @@ class Plan:
     saves: tuple[Save, ...] = ()
     amends: tuple[Amend, ...] = ()
     evict: Mapping[str, str] = field(default_factory=dict)
+    drops: Mapping[str, str] = field(default_factory=dict)
     tallies: Mapping[str, Tally] = field(default_factory=dict)
     declined: Mapping[str, str] = field(default_factory=dict)
 
@@ -271,7 +273,9 @@ class _Step:
         for record in self.after.values():
             if record.id != newest.id and not keepers[record.id] and self._may_go(record):
                 evict[record.id] = self._why_not(record)
-        names = Names(self.taken, {name: self.before[id].what for id in evict for name in self.before[id].names})
+        vacated = {name: self.before[id].what for id in evict for name in self.before[id].names}
+        replaced = [name for id in self.superseded for name in self.before[id].names]
+        names = Names(self.taken, vacated, replaced)
         for record in changed:
             self._claim(names, record)
         for record in (*self.others, *self.after.values()):
@@ -284,6 +288,12 @@ class _Step:
             # Who loses an alias gets a name of its own first.
             amends=tuple(sorted((a for a in amends if a != Amend(a.id)), key=lambda a: bool(a.moves))),
             evict=evict,
+            drops={
+                name: reason
+                for record in self.after.values()
+                if record.id in self.before and record.id not in evict and record.id not in self.protected
+                for name, reason in self._drops(names, record, keepers[record.id]).items()
+            },
             tallies=tallies,
             declined=self.declined,
         )
@@ -311,6 +321,15 @@ class _Step:
         if not names.of(record):
             where = next((p.where for p in keepers if p.where.template is not None), self._by_hand())
             names.give(record, where, name_of(where, record))
+
+    def _drops(self, names: Names, record: Record, keepers: Sequence[Policy]) -> dict[str, str]:
+        """The names of a checkpoint under which those knew it who do not keep it any more, others still do."""
+        going = [p for p in self.policies if p.name in record.policies and p not in keepers]
+        if record.pinned or not going:
+            return {}
+        reason = "; ".join(f"not kept by {p.which}" for p in going)
+        there = replace(record, names=names.of(record))
+        return dict.fromkeys(left_over(there, [p.where for p in going], [p.where for p in keepers]), reason)
 
     def _save(self, names: Names, record: Record) -> Save:
         given = names.given(record)
@@ -383,6 +402,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "saves": [{**vars(s), "what": vars(s.what)} for s in plan.saves],
         "amends": [vars(a) for a in plan.amends],
         "evict": dict(plan.evict),
+        "drops": dict(plan.drops),
         "tallies": {n: {"fired": t.fired.to_json(), "armed": t.armed} for n, t in plan.tallies.items()},
         "declined": dict(plan.declined),
     }
@@ -394,6 +414,7 @@ def from_json(data: Mapping[str, Any]) -> Plan:
         saves=tuple(Save(**{**_tuples(s), "what": What(**_tuples(s["what"]))}) for s in data["saves"]),
         amends=tuple(Amend(**_tuples(a)) for a in data["amends"]),
         evict=data["evict"],
+        drops=data["drops"],
         tallies={n: Tally(Progress.from_json(t["fired"]), t["armed"]) for n, t in data["tallies"].items()},
         declined=data["declined"],
     )

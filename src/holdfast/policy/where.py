@@ -133,9 +133,7 @@ class Where:
         numbered = (f"{stem}{self.join}v{number}{extension}" for number in count(self.starting_version))
         return _not_too_long(next(candidate for candidate in numbered if candidate not in taken))
 
-    def _fill(
-        self, template: str, progress: Progress, scores: Mapping[str, float], missing: float | None
-    ) -> str:
+    def _fill(self, template: str, progress: Progress, scores: Mapping[str, float], missing: float | None) -> str:
         counters = {"epoch": progress.epoch, "step": progress.steps, "global_step": progress.steps}
         known: dict[str, float] = {**counters, **scores}
         pieces = _parse(template)

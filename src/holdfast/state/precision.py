@@ -63,9 +63,7 @@ class Precision:
         """The loss that is differentiated."""
         return loss if self.scaler is None else self.scaler.scale(loss)
 
-    def step(
-        self, optimizer: Optimizer, closure: Callable[[], Any] | None, before: Callable[[Optimizer], None]
-    ) -> Any:
+    def step(self, optimizer: Optimizer, closure: Callable[[], Any] | None, before: Callable[[Optimizer], None]) -> Any:
         """Compute, unscale, let ``before`` look at the gradients, step.
 
         Torch's own optimizers step after the closure, others and LBFGS call it as often as they like. A closure

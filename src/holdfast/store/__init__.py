@@ -2,6 +2,7 @@
 
 from holdfast.store.base import (
     LINKER,
+    PROBE,
     Entry,
     Lock,
     Reader,
@@ -24,6 +25,7 @@ __all__ = [
     "LocalStore",
     "MemoryStore",
     "LINKER",
+    "PROBE",
     "temporary_name",
     "temporary_owner",
 ]

@@ -18,6 +18,9 @@ from typing_extensions import Buffer
 LINKER = "link"
 """The owner in the temporary names that ``Store.link`` makes."""
 
+PROBE = "probe"
+"""The owner in the temporary names that ``Store.prepare`` makes; whoever finds one may remove it at any time."""
+
 
 @dataclass(frozen=True)
 class Traits:

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from typing_extensions import Buffer, Self
 
 from holdfast.store import files, flock
-from holdfast.store.base import LINKER, Entry, Lock, Traits, temporary_name
+from holdfast.store.base import LINKER, PROBE, Entry, Lock, Traits, temporary_name
 from holdfast.store.failures import acceptable, checked_line, checked_name, checked_range, reported
 
 _COPY_CHUNK = 8 << 20
@@ -40,7 +40,7 @@ class LocalStore:
         """Make the root if it is missing, then write, sync and remove a file in it."""
         with reported("prepare", self.root):
             files.make_folder(self.root)
-            probe = os.path.join(self.root, temporary_name("probe", secrets.token_hex(8)))
+            probe = os.path.join(self.root, temporary_name(secrets.token_hex(8), PROBE))
             fd = files.create(probe)
             try:
                 try:
@@ -49,7 +49,7 @@ class LocalStore:
                 finally:
                     os.close(fd)
             finally:
-                os.unlink(probe)
+                files.unlink(probe)  # another process's sweep may have been faster
             files.sync_folder(self.root)
 
     def list(self) -> Iterator[Entry]:

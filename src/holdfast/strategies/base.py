@@ -31,8 +31,7 @@ class Strategy(Protocol):
     group: Group
 
     def capture(self, objects: Mapping[str, Any], what: What) -> Held:
-        """The state of ``objects`` by name, those parts that ``what`` wants; collectives happen here and nowhere else.
-        """
+        """The state of ``objects`` by name, those parts that ``what`` wants. Collectives happen here alone."""
         ...
 
     def restore(

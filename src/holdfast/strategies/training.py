@@ -72,9 +72,7 @@ class SingleDevice(Single):
         else:
             raise ConfigError(f"gradient_clip_algorithm is 'norm' or 'value', not {algorithm!r}.")
 
-    def step(
-        self, optimizer: Optimizer, closure: Callable[[], Any] | None, before: Callable[[Optimizer], None]
-    ) -> Any:
+    def step(self, optimizer: Optimizer, closure: Callable[[], Any] | None, before: Callable[[Optimizer], None]) -> Any:
         """Compute the closure, let ``before`` look at the gradients, step the optimizer."""
 
         def stepping(looked_at: Optimizer) -> None:

@@ -5,21 +5,24 @@ Hooks of users see and edit this dictionary; what they leave in it is what is sa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from holdfast.callbacks.callback import Callback
-from holdfast.engine.job import Captured
 from holdfast.errors import Incompatible
 from holdfast.formats.lightning import LIGHTNING_VERSION
+from holdfast.log import logger
 from holdfast.policy.values import Progress
 from holdfast.policy.what import What
 from holdfast.state import random
+from holdfast.strategies.single import group_names, module_problems, optimizer_problems, order_problems
 from holdfast.training.hparams import checkpoint_entries
+
+if TYPE_CHECKING:
+    from holdfast.engine.job import Captured
 
 OWN = "holdfast"
 
@@ -38,6 +41,7 @@ class Parts:
         loop: What the loop remembers.
         progress: The counters.
         random: The random state to store, where it is not that of this moment.
+        at_boundary: Whether this is the end of a step, and not the middle of one.
     """
 
     module: Any
@@ -49,6 +53,7 @@ class Parts:
     loop: dict[str, Any]
     progress: Progress
     random: dict[str, Any] | None = None
+    at_boundary: bool = True
 
 
 @dataclass
@@ -91,28 +96,44 @@ def dump(parts: Parts, what: What) -> Dump:
     if scaler:
         made.root["MixedPrecision"] = scaler
         made.places["precision"] = ("MixedPrecision",)
-    made.root[OWN] = {"loop": parts.loop, "random": parts.random or random.capture()}
+    loop = {**parts.loop, "at_boundary": parts.at_boundary}
+    made.root[OWN] = {"loop": loop, "random": parts.random or random.capture()}
     made.places.update({"loop": (OWN, "loop"), "random": (OWN, "random")})
+    if parts.loop.get("window"):
+        named = parts.module.named_parameters()
+        made.root[OWN]["gradients"] = {name: p.grad for name, p in named if p.grad is not None}
+        made.places["gradients"] = (OWN, "gradients")
     return made
 
 
 def captured(made: Dump, parts: Parts) -> Captured:
     """The dictionary as the engine takes it, after hooks have edited it."""
+    from holdfast.engine.job import Captured
+
     frozen = frozenset(
         f"model.{name}" for name, p in parts.module.named_parameters(remove_duplicate=False) if not p.requires_grad
     )
-    names = {id(p): name for name, p in parts.module.named_parameters()}
-    groups = {
-        f"optimizer{i or ''}": [[names.get(id(p), "") for p in g["params"]] for g in optimizer.param_groups]
-        for i, optimizer in enumerate(parts.optimizers)
-        if f"optimizer{i or ''}" in made.places
-    }
+    groups = {name: names for name, names in _groups(parts).items() if name in made.places}
     there = {name: place for name, place in made.places.items() if _is_there(made.root, place)}
     return Captured(made.root, there, frozen, groups)
 
 
-def check(root: Mapping[str, Any], parts: Parts, *, checkpoint: str, strict: bool) -> None:
+def check(
+    root: Mapping[str, Any],
+    parts: Parts,
+    *,
+    checkpoint: str,
+    strict: bool,
+    groups: Mapping[str, Sequence[Sequence[str]]],
+) -> None:
     """Refuse a dictionary that does not fit, before anything is changed.
+
+    Args:
+        root: The dictionary.
+        parts: What it is to be put into.
+        checkpoint: Its path, for the error.
+        strict: Whether all keys of the model must be there, and no others.
+        groups: Part name of an optimizer to the parameter names of each of its groups, as they were.
 
     Raises:
         Incompatible: Everything that is missing, extra or of another shape, in one error.
@@ -121,7 +142,7 @@ def check(root: Mapping[str, Any], parts: Parts, *, checkpoint: str, strict: boo
     if "state_dict" not in root:
         problems.append("it holds no model")
     elif strict:
-        problems += state_problems(parts.module, root["state_dict"])
+        problems += module_problems("model", parts.module, root["state_dict"])
     if "optimizer_states" not in root:
         problems.append("it holds no optimizer state: it was saved with weights only, or by another program")
     else:
@@ -131,8 +152,11 @@ def check(root: Mapping[str, Any], parts: Parts, *, checkpoint: str, strict: boo
         ):
             if len(there) != len(here):
                 problems.append(f"it holds {len(there)} {name}, and the module has {len(here)}")
-        for i, (state, optimizer) in enumerate(zip(root["optimizer_states"], parts.optimizers, strict=False)):
-            problems += _group_problems(i, state, optimizer)
+        optimizers = {_part(i): optimizer for i, optimizer in enumerate(parts.optimizers)}
+        for (name, optimizer), state in zip(optimizers.items(), root["optimizer_states"], strict=False):
+            problems += optimizer_problems(name, optimizer, state)
+        known = {name: names for name, names in groups.items() if name in optimizers}
+        problems += order_problems({"model": parts.module, **optimizers}, known)
     if problems:
         shown = "; ".join(problems[:20]) + (f"; and {len(problems) - 20} more" if len(problems) > 20 else "")
         raise Incompatible(
@@ -151,38 +175,32 @@ def restore(root: Mapping[str, Any], parts: Parts, *, strict: bool) -> None:
     parts.module.load_state_dict(root["state_dict"], strict=strict)
     for optimizer, state in zip(parts.optimizers, root["optimizer_states"], strict=True):
         optimizer.load_state_dict(state)
+        if state["state"]:
+            # It has stepped, though not in this process: a scheduler that steps first would warn that it has not.
+            optimizer._opt_called = True  # type: ignore[attr-defined]
     for scheduler, state in zip(parts.schedulers, root.get("lr_schedulers", []), strict=True):
         scheduler.load_state_dict(state)
     parts.precision.load_state_dict(root.get("MixedPrecision", {}))
-    states = root.get("callbacks", {})
+    states = dict(root.get("callbacks", {}))
     for callback in parts.callbacks:
         if callback.state_key in states:
-            callback.load_state_dict(states[callback.state_key])
+            callback.load_state_dict(states.pop(callback.state_key))
+    if states:
+        logger.warning("no callback of this run takes the state that the checkpoint holds of %s", ", ".join(states))
     if parts.datamodule is not None and type(parts.datamodule).__qualname__ in root:
         parts.datamodule.load_state_dict(root[type(parts.datamodule).__qualname__])
+    gradients = root.get(OWN, {}).get("gradients", {})
+    for name, parameter in parts.module.named_parameters():
+        if name in gradients:
+            parameter.grad = gradients[name].to(parameter.device)
 
 
-def state_problems(module: nn.Module, state: Mapping[str, Any]) -> list[str]:
-    """What of a state dict does not fit a module."""
-    own = module.state_dict()
-    problems = [f"model.{key} is missing from it" for key in own if key not in state]
-    problems += [f"model.{key} is not in the model" for key in state if key not in own]
-    for key, value in own.items():
-        there = state.get(key)
-        if isinstance(value, torch.Tensor) and isinstance(there, torch.Tensor) and value.shape != there.shape:
-            problems.append(f"model.{key} has shape {list(value.shape)} here and {list(there.shape)} there")
-    return problems
+def _part(index: int) -> str:
+    return f"optimizer{index or ''}"
 
 
-def _group_problems(index: int, state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> list[str]:
-    there, here = state["param_groups"], optimizer.param_groups
-    if len(there) != len(here):
-        return [f"optimizer {index} has {len(here)} parameter groups here and {len(there)} there"]
-    return [
-        f"group {g} of optimizer {index} has {len(a['params'])} parameters here and {len(b['params'])} there"
-        for g, (a, b) in enumerate(zip(here, there, strict=True))
-        if len(a["params"]) != len(b["params"])
-    ]
+def _groups(parts: Parts) -> dict[str, list[list[str]]]:
+    return {_part(i): group_names(optimizer, [parts.module]) for i, optimizer in enumerate(parts.optimizers)}
 
 
 def _put_hyperparameters(made: Dump, owner: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -43,15 +43,16 @@ def combined(given: Any, what: str) -> Any:
     Raises:
         ConfigError: One of them has no length, or no batches.
     """
+    shape: Callable[[dict[Any, Any]], Any] = dict
     if isinstance(given, Mapping):
-        loaders, shape = dict(given), dict
+        loaders = dict(given)
     elif isinstance(given, (list, tuple)) and given and all(isinstance(one, DataLoader) for one in given):
         loaders, shape = dict(enumerate(given)), _listed
     else:
         return given
     for name, loader in loaders.items():
         try:
-            size = len(loader) if isinstance(loader, Iterable) else 0
+            size = len(loader)
         except TypeError:
             size = 0
         if not size:

@@ -8,9 +8,11 @@ from typing import Any
 
 from holdfast.errors import ConfigError
 from holdfast.training.data import Batches
-from holdfast.training.fit import FitLimits
+from holdfast.training.limits import FitLimits
 
-_SHARES = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches")
+NEVER = 2**62
+_SHARES = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches",
+           "overfit_batches")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,9 @@ class Config:
     gradient_clip_algorithm: str | None = None
     inference_mode: bool = True
     fast_dev_run: int | bool = False
+    reload_every: int = 0
+    detect_anomaly: bool = False
+    barebones: bool = False
 
     def __post_init__(self) -> None:
         problems = [*_number_problems(self)]
@@ -50,9 +55,20 @@ class Config:
                 _seconds(getattr(self, name))
             except ValueError as error:
                 problems.append(f"{name}: {error}")
+        if self.fast_dev_run is not True and (not isinstance(self.fast_dev_run, int) or self.fast_dev_run < 0):
+            problems.append(f"fast_dev_run is True, False or a number of batches, not {self.fast_dev_run!r}")
+        if self.gradient_clip_val is not None and (
+            isinstance(self.gradient_clip_val, bool)
+            or not isinstance(self.gradient_clip_val, (int, float))
+            or self.gradient_clip_val < 0
+        ):
+            problems.append(f"gradient_clip_val is a number of 0 or more, not {self.gradient_clip_val!r}")
+        if isinstance(self.val_check_interval, int) and self.val_check_interval < 1:
+            problems.append(f"val_check_interval is at least 1 batch, not {self.val_check_interval!r}")
         if isinstance(self.val_check_interval, float) and not 0 <= self.val_check_interval <= 1:
             problems.append(
-                f"val_check_interval is a share of an epoch up to 1.0 or a whole number of batches, not {self.val_check_interval!r}"
+                "val_check_interval is a share of an epoch up to 1.0 or a whole number of batches, "
+                f"not {self.val_check_interval!r}"
             )
         if self.check_val_every_n_epoch is None and isinstance(self.val_check_interval, (float, type(None))):
             problems.append(
@@ -73,7 +89,7 @@ class Config:
     @property
     def sanity_steps(self) -> int | None:
         """Batches of validation before training; None for all."""
-        if self.fast_dev_run or self.overfit_batches:
+        if self.fast_dev_run:
             return 0
         given = 2 if self.num_sanity_val_steps is None else self.num_sanity_val_steps
         return None if given == -1 else given
@@ -86,6 +102,8 @@ class Config:
         elif max_epochs is None and max_steps is None and self.max_time is None:
             max_epochs = 1000
         every, seconds = self._validation(batches)
+        in_epochs = 1 if self.fast_dev_run else self.check_val_every_n_epoch
+        log_every = 1 if self.fast_dev_run else self.log_every_n_steps or NEVER
         return FitLimits(
             max_epochs=None if max_epochs == -1 else max_epochs,
             min_epochs=self.min_epochs or 0,
@@ -94,10 +112,10 @@ class Config:
             max_time=_seconds(self.max_time),
             accumulate=self.accumulate_grad_batches,
             validate_every=every,
-            by_run=self.check_val_every_n_epoch is None,
+            by_run=in_epochs is None,
             validate_seconds=seconds,
-            validate_epochs=self.check_val_every_n_epoch or 1,
-            log_every=1 if self.fast_dev_run else self.log_every_n_steps,
+            validate_epochs=in_epochs or 1,
+            log_every=log_every,
             clip_value=self.gradient_clip_val,
             clip_algorithm=self.gradient_clip_algorithm,
         )
@@ -124,9 +142,7 @@ class Config:
                 f"val_check_interval={interval} is a share of an epoch, and the loader has no length.",
                 remedy="Give a whole number of batches.",
             )
-        if int(size * interval) == 0:
-            raise ConfigError(f"val_check_interval={interval} of {size} batches is less than one batch.")
-        return int(size * interval), None
+        return max(int(size * interval), 1), None
 
     def epoch_end_counts(self, validates: bool, limits: FitLimits) -> bool:
         """Whether checkpoints by epoch count at the training epoch's end: not where validation has its own rhythm."""
@@ -139,16 +155,26 @@ class Config:
 
 def _number_problems(config: Config) -> list[str]:
     problems = []
-    lowest = {"max_epochs": -1, "min_epochs": 0, "max_steps": -1, "min_steps": 0, "num_sanity_val_steps": -1,
-              "log_every_n_steps": 1, "accumulate_grad_batches": 1, "check_val_every_n_epoch": 1}  # fmt: skip
+    lowest = {
+        "max_epochs": -1,
+        "min_epochs": 0,
+        "max_steps": -1,
+        "min_steps": 0,
+        "num_sanity_val_steps": -1,
+        "log_every_n_steps": 0,
+        "reload_every": 0,
+        "accumulate_grad_batches": 1,
+        "check_val_every_n_epoch": 1,
+    }
     for field in fields(config):
         value = getattr(config, field.name)
         if value is None:
             continue
-        if field.name in lowest and (not isinstance(value, int) or value < lowest[field.name]):
-            problems.append(f"{field.name} is a whole number of at least {lowest[field.name]}, not {value!r}")
+        if field.name in lowest and (type(value) is not int or value < lowest[field.name]):
+            name = "reload_dataloaders_every_n_epochs" if field.name == "reload_every" else field.name
+            problems.append(f"{name} is a whole number of at least {lowest[field.name]}, not {value!r}")
         if field.name in _SHARES and (
-            not isinstance(value, (int, float)) or value < 0 or (isinstance(value, float) and value > 1)
+            type(value) not in (int, float) or value < 0 or (isinstance(value, float) and value > 1)
         ):
             problems.append(f"{field.name} is a number of batches or a share of 0.0 to 1.0, not {value!r}")
     return problems

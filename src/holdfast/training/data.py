@@ -154,7 +154,8 @@ def calling(module: Any, name: str, count: int) -> Callable[..., Any]:
         return lambda batch, batch_idx: step(batch)
     wanted = ("batch", "batch_idx", "dataloader_idx")[:count]
     raise ConfigError(
-        f"{name}{parameters} cannot be called with {', '.join(wanted)}.", remedy=f"Write def {name}(self, {', '.join(wanted)})."
+        f"{name}{parameters} cannot be called with {', '.join(wanted)}.",
+        remedy=f"Write def {name}(self, {', '.join(wanted)}).",
     )
 
 

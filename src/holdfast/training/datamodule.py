@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from holdfast.training.class_only import class_only
 from holdfast.training.hparams import HyperparametersMixin
-from holdfast.training.loading import class_only, load_datamodule
 from holdfast.training.placement import MapLocation
 
 if TYPE_CHECKING:
@@ -175,6 +175,10 @@ class LightningDataModule(HyperparametersMixin):
             Incompatible: It does not fit the class.
             TypeError: It was called on an instance.
         """
+        from holdfast.training.loading import (
+            load_datamodule,
+        )  # what only loading needs is not for every program to load
+
         return load_datamodule(
             cls,
             checkpoint_path,

@@ -53,6 +53,7 @@ class Evaluation:
         self._step = calling(module, f"{stage}_step", 3 if len(loaders) > 1 else 2)
         self._trains = bool(hooks.of_module(f"on_{stage}_model_train"))
         self.results: list[dict[str, Any]] = []
+        self.active = False
 
     @property
     def batches(self) -> int:
@@ -72,6 +73,7 @@ class Evaluation:
         stage, hooks = self.stage, self._hooks
         log_stage: Any = "sanity" if sanity is not None else "validate" if stage == "validation" else "test"
         training = {m: m.training for m in self._module.modules()}
+        self.active = True
         self._metrics.begin_stage(log_stage, dataloaders=len(self.loaders))
         getattr(self._module, f"on_{stage}_model_eval")()
         with _without_gradients(self._inference_mode):
@@ -93,6 +95,7 @@ class Evaluation:
         else:
             for module, mode in training.items():  # what a user had frozen in evaluation mode stays so
                 module.training = mode
+        self.active = False
         return logged
 
     def _run_loader(self, index: int, loader: Batches, steps: int, sanity: int | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -86,6 +86,8 @@ class FitLoop:
         self.at_boundary = True
         self.running = False
         self.random: dict[str, Any] | None = None
+        self.epoch_random: dict[str, Any] | None = None
+        self._plateau_at = -1
         self._window = False  # whether gradients wait for more batches to come to them
         self._elapsed = 0.0
         self._started = time.monotonic()
@@ -99,12 +101,9 @@ class FitLoop:
         self._clips = bool(limits.clip_value) or any(
             hooks.of_module(name) for name in ("configure_gradient_clipping", "clip_gradients")
         )
-        self.wrapped = [SteppedOptimizer(optimizer, self.step, module.toggled_optimizer) for optimizer in self.optimizers]
-        if automatic and len(self.optimizers) > 1:
-            raise ConfigError(
-                f"configure_optimizers returned {len(self.optimizers)} optimizers, and automatic optimisation steps one.",
-                remedy="Set self.automatic_optimization = False in __init__ and step them in training_step.",
-            )
+        self.wrapped = [
+            SteppedOptimizer(optimizer, self.step, module.toggled_optimizer) for optimizer in self.optimizers
+        ]
 
     # Where it is
 
@@ -115,7 +114,15 @@ class FitLoop:
 
     def state_dict(self) -> dict[str, Any]:
         """What the loop must remember besides its progress."""
-        state = {"validated_at": self.validated_at, "stepped": self.stepped, "metrics": self.metrics.state_dict()}
+        state = {
+            "validated_at": self.validated_at,
+            "plateau_at": self._plateau_at,
+            "stepped": self.stepped,
+            # A batch that an error broke off is not in the window.
+            "window": self._window if self.at_boundary else bool(self.batch % self.limits.accumulate),
+            "epoch_random": None if self.complete else self.epoch_random,
+            "metrics": self.metrics.state_dict(),
+        }
         return state if self.limits.max_time is None else {**state, "elapsed": self._seconds()}
 
     def go_on_from(self, progress: Progress, state: dict[str, Any]) -> None:
@@ -123,7 +130,9 @@ class FitLoop:
         self.epoch = progress.epochs
         self.batch = 0 if progress.complete else progress.batch
         self.total_batches, self.steps, self.samples = progress.batches, progress.steps, progress.samples
-        self.validated_at = state.get("validated_at", -1)
+        self.validated_at, self._plateau_at = state.get("validated_at", -1), state.get("plateau_at", -1)
+        self._window = state.get("window", False)
+        self.epoch_random = state.get("epoch_random")
         self.stepped = state.get("stepped", progress.steps)
         self._elapsed = state.get("elapsed", 0.0)
         self.metrics.load_state_dict(state.get("metrics", {}))
@@ -166,15 +175,12 @@ class FitLoop:
         """The batches of an epoch that are not done yet; whether the epoch is over then."""
         hooks, metrics, size, schedules = self.hooks, self.metrics, self.batches.size, self.schedules
         start, end = hooks.of("on_train_batch_start"), hooks.of("on_train_batch_end")
-        if (
-            resumed_at
-            and self.validated_at != self.total_batches
-            and self._validates(resumed_at - 1, resumed_at == size)
-        ):
-            self._validate()  # the checkpoint was taken before or during the validation of its step
-        if size is not None and 0 < size <= resumed_at:
-            return True  # all are done: to begin iterating would draw from the random state that was restored
-        source = self.batches.iterate(resumed_at)
+        over = size is not None and 0 < size <= resumed_at
+        source = iter(()) if over else self._batches_from(resumed_at)
+        if resumed_at:
+            self._finish_step(resumed_at)
+        if over:
+            return True
         upcoming = next(source, _END)
         if upcoming is _END and not resumed_at:
             raise ConfigError(
@@ -191,6 +197,7 @@ class FitLoop:
             self.at_boundary = False
             if start and -1 in hooks.call_all(start, "on_train_batch_start", batch, batch_idx):
                 self.at_boundary = True
+                schedules.step(schedules.each_epoch, self.epoch + 1)
                 return True
             outputs = self._train_batch(batch, batch_idx, last)
             self.batch += 1
@@ -211,12 +218,35 @@ class FitLoop:
             if validates:
                 self._validate()
             if stepped and schedules.plateau_step:
-                schedules.step(schedules.plateau_step, batch_idx + 1)
+                self._step_plateau(batch_idx + 1)
             if last or self._enough():
                 return last
             if size is not None:
                 upcoming = next(source, _END)
         return True
+
+    def _batches_from(self, skip: int) -> Iterator[Any]:
+        """The epoch's batches, without those that are done: in the order of before, if that comes from a seed alone."""
+        if skip and self.epoch_random is not None:
+            random.restore(self.epoch_random)
+        else:
+            self.epoch_random = random.capture()
+        source = self.batches.iterate()
+        for _ in range(skip):
+            next(source, None)
+        return source
+
+    def _finish_step(self, batches: int) -> None:
+        """What came after the save in the step that a checkpoint holds: its validation, schedulers that look at it."""
+        self.restore_random()  # the epoch's beginning has drawn from it once more
+        if self.validated_at != self.total_batches and self._validates(batches - 1, batches == self.batches.size):
+            self._validate()
+        if not self._window and self.schedules.plateau_step and self._plateau_at != self.total_batches:
+            self._step_plateau(batches)
+
+    def _step_plateau(self, batches: int) -> None:
+        self._plateau_at = self.total_batches
+        self.schedules.step(self.schedules.plateau_step, batches)
 
     def _validate(self) -> None:
         assert self.evaluation is not None, "only a run with a validation validates"

@@ -1,4 +1,4 @@
-"""Find the hooks that somebody overrides, once, and call them in order. A hook that nobody overrides is never called."""
+"""Find the hooks that somebody overrides, once, and call them in order. One that nobody overrides is never called."""
 
 from __future__ import annotations
 
@@ -31,9 +31,7 @@ class Hooks:
         context: Told which hook runs.
     """
 
-    def __init__(
-        self, trainer: Any, module: Any, base: type, callbacks: Sequence[Callback], context: Context
-    ) -> None:
+    def __init__(self, trainer: Any, module: Any, base: type, callbacks: Sequence[Callback], context: Context) -> None:
         self._trainer = trainer
         self._module = module
         self._base = base

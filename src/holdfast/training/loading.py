@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 
@@ -28,30 +28,6 @@ from holdfast.training.placement import MapLocation, Placement, placement
 from holdfast.training.weights import load_weights
 
 T = TypeVar("T")
-
-if TYPE_CHECKING:
-    class_only = classmethod
-else:
-
-    class class_only:
-        """A classmethod whose result would be lost on an instance: there, calling it is a ``TypeError``."""
-
-        def __init__(self, method: Callable[..., Any]) -> None:
-            self.__func__ = method
-            self.__doc__ = method.__doc__
-
-        def __get__(self, instance: Any, owner: type) -> Callable[..., Any]:
-            if instance is None:
-                return self.__func__.__get__(owner)
-            name, kind = self.__func__.__name__, owner.__name__
-
-            def refuse(*args: Any, **kwargs: Any) -> Any:
-                raise TypeError(
-                    f"{name}() builds a new {kind} and leaves the one it is called on as it is: call it on the "
-                    f"class, and keep what it returns: loaded = {kind}.{name}(...)."
-                )
-
-            return refuse
 
 
 @dataclass(frozen=True)

@@ -139,10 +139,7 @@ class MetricLog:
                     self._progress_bar[entry.names.epoch] = entry.result
 
     def origins(self, steps: int) -> dict[str, int | None]:
-        """By name of each value of the epoch: the data loader that it is from, None outside of batches or from several.
-
-        Asked before ``end_stage``.
-        """
+        """Before ``end_stage``: each value of the epoch and its data loader; None for several, or outside of batches."""
         self.end_batches(steps)
         found: dict[str, int | None] = {}
         for entry in self._stage.entries.values():
@@ -386,6 +383,13 @@ class MetricLog:
         for name, at in state["measured"].items():
             self._callback[name] = state["callback"][name]
             self._measured[name] = (self._callback[name], at)
+
+
+class SilentLog(MetricLog):
+    """One that keeps nothing, for runs that want nothing but to train."""
+
+    def log(self, name: str, value: Any, **options: Any) -> None:
+        """Nothing."""
 
 
 def _check_reducible(name: str, settings: Settings, given: Given) -> None:

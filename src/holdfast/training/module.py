@@ -10,14 +10,15 @@ import torch
 from torch import nn
 
 from holdfast.errors import ConfigError
+from holdfast.training.class_only import class_only
 from holdfast.training.hparams import HyperparametersMixin
-from holdfast.training.loading import class_only, load_module
+from holdfast.training.module_hooks import ModuleHooks
 
 if TYPE_CHECKING:
     from holdfast.training.trainer import Trainer
 
 
-class LightningModule(HyperparametersMixin, nn.Module):
+class LightningModule(HyperparametersMixin, ModuleHooks, nn.Module):
     """A model with the steps of its training. Every hook may be left out; docs/hooks.md gives their order.
 
     ``automatic_optimization = False`` in ``__init__`` hands ``zero_grad``, ``manual_backward`` and ``step`` over to
@@ -271,106 +272,6 @@ class LightningModule(HyperparametersMixin, nn.Module):
         """Change a batch on the device."""
         return batch
 
-    # Hooks: as those of Callback, without trainer and module
-
-    def on_fit_start(self) -> None:
-        """When fit begins."""
-
-    def on_fit_end(self) -> None:
-        """When fit ends without an error."""
-
-    def on_train_start(self) -> None:
-        """Before the first epoch."""
-
-    def on_train_end(self) -> None:
-        """After the last epoch."""
-
-    def on_train_epoch_start(self) -> None:
-        """Before an epoch's first batch."""
-
-    def on_train_epoch_end(self) -> None:
-        """After an epoch's last batch and validation."""
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
-        """Before a batch; returning -1 skips the rest of the epoch."""
-
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """After a batch."""
-
-    def on_before_zero_grad(self, optimizer: torch.optim.Optimizer) -> None:
-        """Before gradients are cleared."""
-
-    def on_before_backward(self, loss: torch.Tensor) -> None:
-        """Before the backward pass."""
-
-    def on_after_backward(self) -> None:
-        """After the backward pass."""
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """When gradients are complete and unscaled, before they are clipped."""
-
-    def on_validation_model_zero_grad(self) -> None:
-        """Clear gradients before a validation, unless they wait for more batches."""
-        self.zero_grad()
-
-    def on_validation_model_eval(self) -> None:
-        """Put the model into evaluation mode for a validation."""
-        self.eval()
-
-    def on_validation_model_train(self) -> None:
-        """Put the model back into training mode. Unless it is overridden, each part goes back to what it was in."""
-        self.train()
-
-    def on_test_model_eval(self) -> None:
-        """Put the model into evaluation mode for a test."""
-        self.eval()
-
-    def on_test_model_train(self) -> None:
-        """Put the model back into training mode. Unless it is overridden, each part goes back to what it was in."""
-        self.train()
-
-    def on_validation_start(self) -> None:
-        """When a validation begins."""
-
-    def on_validation_end(self) -> None:
-        """When a validation is over."""
-
-    def on_validation_epoch_start(self) -> None:
-        """Before its first batch."""
-
-    def on_validation_epoch_end(self) -> None:
-        """After its last batch."""
-
-    def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Before a batch of validation."""
-
-    def on_validation_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """After a batch of validation."""
-
-    def on_test_start(self) -> None:
-        """When a test begins."""
-
-    def on_test_end(self) -> None:
-        """When a test is over."""
-
-    def on_test_epoch_start(self) -> None:
-        """Before its first batch."""
-
-    def on_test_epoch_end(self) -> None:
-        """After its last batch."""
-
-    def on_test_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Before a batch of the test."""
-
-    def on_test_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """After a batch of the test."""
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """When a checkpoint is put together; ``checkpoint`` may be edited."""
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """When a checkpoint was read, before anything of it is put back; ``checkpoint`` may be edited."""
-
     # Loading
 
     @class_only
@@ -396,6 +297,8 @@ class LightningModule(HyperparametersMixin, nn.Module):
         Raises:
             NotFound, Corrupt, Incompatible: With what to do.
         """
+        from holdfast.training.loading import load_module  # loaded by those who load
+
         return load_module(
             cls,
             checkpoint_path,

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast.callbacks.model_checkpoint import ModelCheckpoint
-from holdfast.callbacks.own_names import own_name
 from holdfast.catalog import publish as publishing
 from holdfast.catalog.folder import Folder
 from holdfast.catalog.manifest import RunRef
 from holdfast.engine.engine import Engine
-from holdfast.policy.naming import alias_of
+from holdfast.policy.naming import alias_of, given_by
 from holdfast.policy.plan import Policy
 from holdfast.policy.values import Event, Progress, Record, Request
 from holdfast.policy.what import full
@@ -48,7 +47,7 @@ class FolderView:
 
     def path(self, record: Record) -> str:
         """The path of a checkpoint, by the name that the callback gave it."""
-        own = own_name(self.policies()[0].where, record)
+        own = given_by(self.policies()[0].where, record)
         return str(Path(self.root) / (own or record.names[0]))
 
     def alias(self) -> str:
@@ -81,8 +80,7 @@ class Place:
 
     def add(self, callback: ModelCheckpoint, on_train_epoch_end: bool) -> None:
         """One more callback; its policies are called after what it ranks by, whatever else is there."""
-        name = " ".join(filter(None, (type(callback).__name__, callback.monitor)))
-        same = sum(p.name.startswith(name) for policies in self._callbacks.values() for p in policies[:1])
+        name, same = _name(callback), sum(_name(other) == _name(callback) for other in self._callbacks)
         callback.attach(FolderView(self.root, lambda: self._callbacks[callback], self.records))
         unique = f"{name} {same + 1}" if same else name
         self._callbacks[callback] = callback.policies(unique, on_train_epoch_end=on_train_epoch_end)
@@ -189,3 +187,7 @@ class Place:
 
     def _newest_sequence(self) -> int:
         return max((r.sequence for r in self._own()), default=0)
+
+
+def _name(callback: ModelCheckpoint) -> str:
+    return " ".join(filter(None, (type(callback).__name__, callback.monitor)))

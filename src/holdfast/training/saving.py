@@ -128,7 +128,8 @@ class Saving:
             whole: Whether the weights are those of a step: false inside an optimizer's step.
             at_boundary: Whether the whole state is that of a step's end.
         """
-        if self._over or not self._places:
+        again = self._signals.pending is not None and isinstance(error, KeyboardInterrupt)  # stop at once, it says
+        if self._over or again or not self._places:
             return
         self._over = True
         if not whole:
@@ -147,9 +148,8 @@ class Saving:
             place.ready().settle(last=True)
         if progress.batches == self._began.batches or any(place.saved_anything() for place in self._places):
             return
-        place = next((p for p in self._places if not p.keeps_nothing), None)
-        if place is not None:
-            request = Request("the end of a fit that had saved nothing", Event.FIT_END, FINAL.name)
+        request = Request("the end of a fit that had saved nothing", Event.FIT_END, FINAL.name)
+        for place in [p for p in self._places if not p.keeps_nothing][:1]:
             place.ready().consider(self._moment(place, {Event.FIT_END}, progress, False, (request,)))
 
     def close(self, *, clean: bool) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.optim import Optimizer
@@ -15,33 +16,47 @@ from torch.optim import Optimizer
 from holdfast.callbacks.callback import Callback
 from holdfast.callbacks.early_stopping import EarlyStopping
 from holdfast.callbacks.model_checkpoint import ModelCheckpoint
-from holdfast.engine.job import Captured
-from holdfast.errors import ConfigError, HoldfastError
+from holdfast.errors import ConfigError
 from holdfast.log import logger
 from holdfast.policy.what import What, full
 from holdfast.policy.what import weights_only as weights_only_what
 from holdfast.state import optimizers as optimizing
+from holdfast.state import random
 from holdfast.state.precision import Precision
 from holdfast.state.signals import Signals
 from holdfast.strategies.training import SingleDevice
-from holdfast.training import resume
+from holdfast.training.asked import (
+    Together,
+    check_fit,
+    check_optimizers,
+    refuse_beside_barebones,
+    refuse_what_is_missing,
+)
 from holdfast.training.checkpoint import Parts, captured, check, dump, restore
 from holdfast.training.config import Config
-from holdfast.training.data import Batches, Transfer, limited, loaders_of, several
-from holdfast.training.defaults import default_callbacks, device_of, in_order, loggers_of, savers_last, sizes_of
+from holdfast.training.data import Batches, Transfer, in_sequence, limited, loaders_of, several
+from holdfast.training.datamodule import LightningDataModule
+from holdfast.training.defaults import all_callbacks, checked_callbacks, device_of, loggers_of, savers_last
 from holdfast.training.evaluate import Evaluation, Stage
+from holdfast.training.facts import Facts
 from holdfast.training.fit import FitLoop
 from holdfast.training.hooks import Context, Hooks, overrides
-from holdfast.training.metrics import MetricLog, numbers
+from holdfast.training.metrics import MetricLog, SilentLog, numbers
 from holdfast.training.module import LightningModule
-from holdfast.training.saving import Saving
+from holdfast.training.results import table
+
+if TYPE_CHECKING:
+    from holdfast.engine.job import Captured
+    from holdfast.training import resume
+    from holdfast.training.saving import Saving
 
 
-class Trainer:
+class Trainer(Facts):
     """Trains a module, and loses none of its work.
 
     Args:
         accelerator: ``"auto"``, ``"cpu"`` or ``"gpu"``.
+        strategy: ``"auto"`` or ``"single_device"``.
         devices: One, for now.
         precision: ``"32-true"``, ``"64-true"``, ``"bf16-mixed"``, ``"16-mixed"``, ``"bf16-true"``, ``"16-true"``.
         logger: False for none; True for the default one.
@@ -54,6 +69,11 @@ class Trainer:
         check_val_every_n_epoch: Validate in every n-th epoch; None counts ``val_check_interval`` over epochs.
         num_sanity_val_steps: Batches of validation before training starts; -1 for all.
         accumulate_grad_batches: Batches whose gradients make one step.
+        overfit_batches: Train and validate on so many batches, the same ones in every epoch.
+        reload_dataloaders_every_n_epochs: Ask for loaders anew in every n-th epoch; 0 never.
+        detect_anomaly: Let autograd look for the operation that made a NaN; slow.
+        barebones: Switch off whatever is not training: logs, checkpoints, bar, summary, sanity check, ``log``.
+        enable_autolog_hparams: Whether loggers get the hyperparameters.
         fast_dev_run: Run so many batches of everything once, and save nothing.
         enable_checkpointing: Whether to save; a ``ModelCheckpoint`` is added where there is none.
         default_root_dir: Where logs and checkpoints go that nobody placed; the working directory by default.
@@ -66,8 +86,10 @@ class Trainer:
         self,
         *,
         accelerator: str = "auto",
+        strategy: Any = "auto",
         devices: int | str | Sequence[int] = "auto",
-        precision: str | int = "32-true",
+        num_nodes: int = 1,
+        precision: str | int | None = "32-true",
         logger: Any = None,
         callbacks: Callback | Sequence[Callback] | None = None,
         fast_dev_run: int | bool = False,
@@ -94,9 +116,28 @@ class Trainer:
         deterministic: bool | str | None = None,
         benchmark: bool | None = None,
         inference_mode: bool = True,
+        use_distributed_sampler: bool = True,
+        profiler: Any = None,
+        detect_anomaly: bool = False,
+        barebones: bool = False,
+        plugins: Any = None,
+        sync_batchnorm: bool = False,
+        reload_dataloaders_every_n_epochs: int = 0,
         default_root_dir: str | os.PathLike[str] | None = None,
+        enable_autolog_hparams: bool = True,
+        model_registry: str | None = None,
     ) -> None:
-        self.config = Config(
+        if barebones:
+            refuse_beside_barebones(
+                logger=logger, enable_checkpointing=enable_checkpointing, enable_progress_bar=enable_progress_bar,
+                enable_model_summary=enable_model_summary, num_sanity_val_steps=num_sanity_val_steps,
+                fast_dev_run=fast_dev_run, detect_anomaly=detect_anomaly, log_every_n_steps=log_every_n_steps,
+            )  # fmt: skip
+            logger = enable_checkpointing = enable_progress_bar = enable_model_summary = False
+            num_sanity_val_steps = log_every_n_steps = 0
+        together = Together("Trainer")
+        config = together.make(
+            Config,
             max_epochs=max_epochs,
             min_epochs=min_epochs,
             max_steps=max_steps,
@@ -116,16 +157,32 @@ class Trainer:
             gradient_clip_algorithm=gradient_clip_algorithm,
             inference_mode=inference_mode,
             fast_dev_run=fast_dev_run,
+            reload_every=reload_dataloaders_every_n_epochs,
+            detect_anomaly=detect_anomaly,
+            barebones=barebones,
         )
-        device = device_of(accelerator, devices)
-        self.strategy = SingleDevice(device, Precision(precision, device))
-        self.default_root_dir = os.path.abspath(default_root_dir or os.getcwd())
-        given = [callbacks] if isinstance(callbacks, Callback) else list(callbacks or [])
-        given += default_callbacks(given, enable_progress_bar, enable_model_summary)
-        self.callbacks = in_order(given, enable_checkpointing, bool(fast_dev_run))
-        self.loggers = loggers_of(logger, self.default_root_dir, bool(fast_dev_run))
+        together.make(
+            refuse_what_is_missing,
+            strategy=strategy,
+            num_nodes=num_nodes,
+            profiler=profiler,
+            plugins=plugins,
+            model_registry=model_registry,
+        )
+        device = together.make(device_of, accelerator, devices)
+        kind = together.make(Precision, precision or "32-true", torch.device("cpu") if device is None else device)
+        fast = bool(fast_dev_run)
+        self.callbacks = together.make(
+            all_callbacks, callbacks, bar=enable_progress_bar, summary=enable_model_summary,
+            checkpointing=enable_checkpointing, fast=fast,
+        )  # fmt: skip
+        self.default_root_dir = str(Path(default_root_dir or Path.cwd()).expanduser().absolute())
+        self.loggers = together.make(loggers_of, logger, self.default_root_dir, fast)
+        together.check()
+        self.config, self.strategy = config, SingleDevice(device, kind)
+        self._log_hparams = enable_autolog_hparams
         self.hook_context = Context()
-        self.metric_log = MetricLog()
+        self.metric_log: MetricLog = MetricLog()
         self.should_stop = False
         self.sanity_checking = False
         self.optimizers: list[Optimizer] = []
@@ -142,124 +199,6 @@ class Trainer:
         if benchmark is not None:
             torch.backends.cudnn.benchmark = benchmark
 
-    # What it knows
-
-    @property
-    def current_epoch(self) -> int:
-        """The epoch, from 0; after a fit the number of epochs done."""
-        return 0 if self.loop is None else self.loop.epoch + (self.loop.complete and not self.loop.running)
-
-    @property
-    def global_step(self) -> int:
-        """Optimizer steps done, of all optimizers."""
-        return 0 if self.loop is None else self.loop.steps
-
-    @property
-    def callback_metrics(self) -> dict[str, Any]:
-        """What callbacks may look at: the latest value of everything logged."""
-        return self.metric_log.callback
-
-    @property
-    def logged_metrics(self) -> dict[str, Any]:
-        """What was handed to loggers last."""
-        return self.metric_log.logged
-
-    @property
-    def progress_bar_metrics(self) -> dict[str, Any]:
-        """What the progress bar shows."""
-        return self.metric_log.progress_bar
-
-    @property
-    def checkpoint_callback(self) -> ModelCheckpoint | None:
-        """The first of the ``checkpoint_callbacks``."""
-        return next(iter(self.checkpoint_callbacks), None)
-
-    @property
-    def checkpoint_callbacks(self) -> list[ModelCheckpoint]:
-        """Those that save."""
-        return [c for c in self.callbacks if isinstance(c, ModelCheckpoint)]
-
-    @property
-    def lightning_module(self) -> LightningModule:
-        """The module that runs, or ran last."""
-        if self._module is None:
-            raise RuntimeError("This Trainer has not run a module yet.")
-        return self._module
-
-    @property
-    def logger(self) -> Any:
-        """The first logger, or None."""
-        return self.loggers[0] if self.loggers else None
-
-    @property
-    def global_rank(self) -> int:
-        """This process among all."""
-        return self.strategy.group.rank
-
-    @property
-    def local_rank(self) -> int:
-        """This process among those of its host."""
-        return self.strategy.group.rank
-
-    @property
-    def world_size(self) -> int:
-        """How many processes there are."""
-        return self.strategy.group.size
-
-    @property
-    def is_global_zero(self) -> bool:
-        """Whether this is the process that speaks for all."""
-        return self.global_rank == 0
-
-    @property
-    def log_dir(self) -> str:
-        """Where logs go."""
-        return (self.logger.log_dir if self.logger is not None else None) or self.default_root_dir
-
-    @property
-    def max_epochs(self) -> int | None:
-        """Epochs at most; None for no limit."""
-        return self.config.max_epochs if self.loop is None else self.loop.limits.max_epochs
-
-    @property
-    def max_steps(self) -> int:
-        """Optimizer steps at most; -1 for no limit."""
-        return self.config.max_steps
-
-    @property
-    def num_training_batches(self) -> float:
-        """Batches of an epoch; infinite where the loader does not say."""
-        size = self._running().batches.size
-        return float("inf") if size is None else size
-
-    @property
-    def num_val_batches(self) -> list[float]:
-        """Batches of each validation loader."""
-        return [] if self._validation is None else sizes_of(self._validation)
-
-    @property
-    def num_sanity_val_batches(self) -> list[float]:
-        """Batches of each loader in the check before training."""
-        steps = self.config.sanity_steps
-        return [size if steps is None else min(size, steps) for size in self.num_val_batches]
-
-    @property
-    def num_test_batches(self) -> list[float]:
-        """Batches of each test loader."""
-        return [] if self._test is None else sizes_of(self._test)
-
-    @property
-    def estimated_stepping_batches(self) -> float:
-        """Optimizer steps of the whole fit, for schedulers that must know; infinite where nothing limits it."""
-        steps = float("inf") if self.config.max_steps == -1 else self.config.max_steps
-        if self._train_batches is None or self._train_batches.size is None:
-            return steps
-        limits = self.config.limits(self._train_batches)
-        if limits.max_epochs is None:
-            return steps
-        per_epoch = math.ceil(self._train_batches.size / limits.accumulate)
-        return min(per_epoch * max(limits.max_epochs, 0), steps)
-
     # Running
 
     def fit(
@@ -269,6 +208,7 @@ class Trainer:
         val_dataloaders: Any = None,
         datamodule: Any = None,
         ckpt_path: str | os.PathLike[str] | None = None,
+        weights_only: bool | None = None,
     ) -> None:
         """Train.
 
@@ -277,24 +217,48 @@ class Trainer:
             train_dataloaders: Batches to train on, where neither module nor datamodule gives them.
             val_dataloaders: Batches to validate on, likewise.
             datamodule: Gives both instead.
-            ckpt_path: Where to go on from: a path, or ``"last"``.
+            ckpt_path: Where to go on from: a path, ``"last"`` (the newest state, a rescue included) or ``"best"``.
+            weights_only: False gives back values in it that are not plain too, by pickle, which runs code in the file.
 
         Raises:
             ConfigError: Something is missing or contradicts; before anything is touched.
             NotFound, Corrupt, Incompatible: The checkpoint cannot be gone on from; nothing was changed.
         """
-        self._attach(model, datamodule, train_dataloaders, fit=True)
+        if isinstance(train_dataloaders, LightningDataModule):
+            train_dataloaders, datamodule = None, train_dataloaders
+        self._check_model(model)
+        check_fit(
+            model, LightningModule, train=train_dataloaders, val=val_dataloaders, datamodule=datamodule,
+            clip=self.config.gradient_clip_val, accumulate=self.config.accumulate_grad_batches,
+        )  # fmt: skip
+        with self._watching():
+            self._fit(model, train_dataloaders, val_dataloaders, datamodule, ckpt_path, weights_only)
+
+    def _fit(
+        self,
+        model: LightningModule,
+        train_dataloaders: Any,
+        val_dataloaders: Any,
+        datamodule: Any,
+        ckpt_path: Any,
+        weights_only: bool | None,
+    ) -> None:
+        before = None if self.loop is None else (self.loop.progress, self.loop.state_dict())
+        self._attach(model, datamodule)
         self._setup("fit")
-        loader = self._loaders("train", train_dataloaders)
-        if loader is None:
-            raise ConfigError("There is nothing to train on: the datamodule has no train_dataloader.")
-        self._train_batches = batches = limited(loader, self.config.limit("train"), what="train")
+        self._train_batches = batches = self._training_batches(train_dataloaders)
         self._validation = evaluation = self._evaluation("validation", val_dataloaders)
         self.optimizers, self.lr_scheduler_configs = optimizing.configured(model.configure_optimizers())
+        scaled = self.strategy.precision.scaler is not None
+        check_optimizers(self.optimizers, automatic=model.automatic_optimization, scaled=scaled)
+        self.strategy.stepping = False  # whatever became of the fit before
         with Signals() as signals:
             self.loop = loop = self._loop(batches, evaluation)
+            if before is not None:
+                loop.go_on_from(*before)  # a second fit counts on from the first
+            loop.reload = self._reloading(train_dataloaders, val_dataloaders)
             self.saving = saving = self._saving(loop, signals, evaluation is not None)
-            resumed = self._resume(ckpt_path, loop)
+            resumed = self._resume(ckpt_path, weights_only, loop)
             saving.prepare()
             saving.begin(
                 resumed.record if resumed else None,
@@ -302,28 +266,65 @@ class Trainer:
                 resumed.tallies if resumed else {},
             )
             self._guarded(loop, saving, evaluation, resumed)
-        self.hooks.call("teardown", "fit")
-        self.strategy.teardown(model)
+        self._tear_down("fit")
 
     def validate(
         self,
         model: LightningModule | None = None,
         dataloaders: Any = None,
+        ckpt_path: str | os.PathLike[str] | None = None,
+        verbose: bool = True,
         datamodule: Any = None,
-        ckpt_path: Any = None,
+        weights_only: bool | None = None,
     ) -> list[dict[str, float]]:
-        """Run the validation; what each loader's epoch logged."""
-        return self._evaluate("validation", model, dataloaders, datamodule, ckpt_path)
+        """Run the validation and print what it measured.
+
+        Args:
+            model: The module; by default the one of the fit before, with the weights of its best checkpoint.
+            dataloaders: Batches, or several loaders; by default the datamodule's or the module's own.
+            ckpt_path: Whose weights to take: a path, ``"best"`` or ``"last"``; by default those the module has.
+            verbose: Whether to print.
+            datamodule: Gives the loaders instead.
+            weights_only: False gives hooks what is not plain in the checkpoint too, by pickle, which runs code in it.
+
+        Returns:
+            For each loader what was logged over the epoch, by name.
+
+        Raises:
+            ConfigError: There is nothing to run.
+            NotFound, Corrupt, Incompatible: The checkpoint cannot be used.
+        """
+        with self._watching():
+            return self._evaluate("validation", model, dataloaders, datamodule, ckpt_path, verbose, weights_only)
 
     def test(
         self,
         model: LightningModule | None = None,
         dataloaders: Any = None,
+        ckpt_path: str | os.PathLike[str] | None = None,
+        verbose: bool = True,
         datamodule: Any = None,
-        ckpt_path: Any = None,
+        weights_only: bool | None = None,
     ) -> list[dict[str, float]]:
-        """Run the test; what each loader's epoch logged."""
-        return self._evaluate("test", model, dataloaders, datamodule, ckpt_path)
+        """Run the test and print what it measured.
+
+        Args:
+            model: The module; by default the one of the fit before, with the weights of its best checkpoint.
+            dataloaders: Batches, or several loaders; by default the datamodule's or the module's own.
+            ckpt_path: Whose weights to take: a path, ``"best"`` or ``"last"``; by default those the module has.
+            verbose: Whether to print.
+            datamodule: Gives the loaders instead.
+            weights_only: False gives hooks what is not plain in the checkpoint too, by pickle, which runs code in it.
+
+        Returns:
+            For each loader what was logged over the epoch, by name.
+
+        Raises:
+            ConfigError: There is nothing to run.
+            NotFound, Corrupt, Incompatible: The checkpoint cannot be used.
+        """
+        with self._watching():
+            return self._evaluate("test", model, dataloaders, datamodule, ckpt_path, verbose, weights_only)
 
     def save_checkpoint(self, filepath: str | os.PathLike[str], weights_only: bool = False) -> None:
         """Save the state as it is now, to that file alone; returns when it is durable.
@@ -334,11 +335,14 @@ class Trainer:
         """
         if self._module is None or self.loop is None:
             raise ConfigError("There is nothing to save yet.", remedy="Call fit() first.")
+        from holdfast.training import resume
+
         what, loop = weights_only_what if weights_only else full, self.loop
         if self.saving is not None:
             self.saving.settle()
         metrics = self.metric_log.scores(loop.steps)
-        resume.save_alone(self._capture(what), what, loop.progress, metrics, Path(filepath), reason="by hand")
+        identity = self.saving.identity() if self.saving is not None else None
+        resume.save_alone(self._capture(what), what, loop.progress, metrics, Path(filepath), identity=identity)
 
     def backward(self, loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
         """The backward pass with its hooks; ``manual_backward`` comes here."""
@@ -351,37 +355,66 @@ class Trainer:
 
     # Putting together
 
-    def _attach(self, model: LightningModule, datamodule: Any, train_dataloaders: Any, *, fit: bool) -> None:
+    def _check_model(self, model: Any) -> None:
         if not isinstance(model, LightningModule):
-            raise ConfigError(f"fit() takes a LightningModule, not a {type(model).__name__}.")
-        if fit:
-            needs = [n for n in ("training_step", "configure_optimizers") if not overrides(model, n, LightningModule)]
-            given = train_dataloaders is not None or datamodule is not None
-            if not given and not overrides(model, "train_dataloader", LightningModule):
-                needs.append("train_dataloader (or pass train_dataloaders= or datamodule=)")
-            if needs:
-                raise ConfigError(f"{type(model).__name__} cannot be fitted without {', '.join(needs)}.")
+            raise ConfigError(f"A Trainer runs a LightningModule, not a {type(model).__name__}.")
+
+    def _attach(self, model: LightningModule, datamodule: Any) -> None:
         self._module, self._datamodule = model, datamodule
+        self._train_batches = self._validation = self._test = None
         model.trainer = self
         if datamodule is not None:
             datamodule.trainer = self
         added = model.configure_callbacks()
-        fresh = [added] if isinstance(added, Callback) else list(added)
+        fresh = checked_callbacks([added] if isinstance(added, Callback) else added, "configure_callbacks() returns")
         kept = [c for c in self.callbacks if not any(type(c) is type(f) for f in fresh)]
         self.callbacks = savers_last([*kept, *fresh])
-        self.metric_log = MetricLog()
-        self.should_stop = False
+        self.metric_log = SilentLog() if self.config.barebones else MetricLog()
+        self.should_stop = self.sanity_checking = False
         self.hooks = Hooks(self, model, LightningModule, self.callbacks, self.hook_context)
 
     def _setup(self, stage: str) -> None:
-        model = self.lightning_module
-        if self._datamodule is not None:
-            self._datamodule.prepare_data()
-            self._datamodule.setup(stage)
+        model, datamodule = self.lightning_module, self._datamodule
+        if datamodule is not None:
+            datamodule.prepare_data()
         model.prepare_data()
-        self.hooks.call("setup", stage)
+        if datamodule is not None:
+            datamodule.setup(stage=stage)
+        self.hooks.call_stage("setup", stage)
         model.configure_model()
         self.strategy.setup(model)
+
+    def _tear_down(self, stage: str) -> None:
+        if self._datamodule is not None:
+            self._datamodule.teardown(stage=stage)
+        self.hooks.call_stage("teardown", stage)
+        self.strategy.teardown(self.lightning_module)
+
+    def _watching(self) -> AbstractContextManager[Any]:
+        return torch.autograd.set_detect_anomaly(True) if self.config.detect_anomaly else nullcontext()
+
+    def _training_batches(self, given: Any) -> Batches:
+        loader = self._loaders("train", given)
+        if loader is None:
+            raise ConfigError("There is nothing to train on: the datamodule has no train_dataloader.")
+        loader = in_sequence(loader) if self.config.overfit_batches else loader
+        return limited(loader, self.config.limit("train"), what="train")
+
+    def _reloading(self, train: Any, val: Any) -> Callable[[int], Batches | None]:
+        """Asks for loaders anew in every n-th epoch but the first."""
+        begun = False
+
+        def reload(epoch: int) -> Batches | None:
+            nonlocal begun
+            first, begun = not begun, True
+            if first or not self.config.reload_every or epoch % self.config.reload_every:
+                return None
+            if self._validation is not None:
+                self._validation.loaders = self._evaluation_batches("val", val)
+            self._train_batches = self._training_batches(train)
+            return self._train_batches
+
+        return reload
 
     def _loaders(self, kind: str, given: Any) -> Any:
         return loaders_of(kind, given, self._datamodule, self.lightning_module, LightningModule)
@@ -393,7 +426,7 @@ class Trainer:
         kind = "val" if stage == "validation" else "test"
         if not overrides(self.lightning_module, f"{stage}_step", LightningModule):
             return None
-        loaders = [limited(one, self.config.limit(kind), what=kind) for one in several(self._loaders(kind, given))]
+        loaders = self._evaluation_batches(kind, given)
         if not any(loader.size != 0 for loader in loaders):
             return None
         return Evaluation(
@@ -408,6 +441,12 @@ class Trainer:
             inference_mode=self.config.inference_mode,
             check=self._check_signal,
         )
+
+    def _evaluation_batches(self, kind: str, given: Any) -> list[Batches]:
+        loaders = several(self._loaders(kind, given))
+        if self.config.overfit_batches and kind == "val":
+            loaders = [in_sequence(one) for one in loaders]
+        return [limited(one, self.config.limit(kind), what=kind) for one in loaders]
 
     def _loop(self, batches: Batches, evaluation: Evaluation | None) -> FitLoop:
         late = [c for c in self.callbacks if isinstance(c, (ModelCheckpoint, EarlyStopping))]
@@ -435,6 +474,8 @@ class Trainer:
         )
 
     def _saving(self, loop: FitLoop, signals: Signals, validates: bool) -> Saving:
+        from holdfast.training.saving import Saving  # a program that only tests or predicts never loads it
+
         root = Path(self.default_root_dir)
         places = [
             (callback, Path(callback.dirpath) if callback.dirpath else self._default_folder(root))
@@ -449,7 +490,15 @@ class Trainer:
             scores=lambda: self.metric_log.scores(loop.steps),
             logged=lambda: self.metric_log.names,
             signals=signals,
+            validates=validates,
+            logs_late=self._logs_late(),
         )
+
+    def _logs_late(self) -> bool:
+        """Whether somebody but us has a hook at a training epoch's end, and may log there for the first time."""
+        name = "on_train_epoch_end"
+        users = [c for c in self.callbacks if not type(c).__module__.startswith("holdfast.")]
+        return bool(self.hooks.of_module(name) or self.hooks.of_callbacks(name, users))
 
     def _default_folder(self, root: Path) -> Path:
         return Path(self.log_dir) / "checkpoints" if self.logger is not None else root / "checkpoints"
@@ -457,9 +506,12 @@ class Trainer:
     def _log(self, values: dict[str, torch.Tensor]) -> None:
         """Hand values to the loggers; only here are they read."""
         if values and self.loggers:
-            read = {**numbers(values), "epoch": self.current_epoch}
+            read = {"epoch": self.current_epoch, **numbers(values)}
+            loop = self.loop
+            now = 0 if loop is None else loop.stepped - (loop.running and loop.stepped > 0)
+            step = int(read.pop("step", now))  # whoever logs a "step" chooses the x-axis
             for one in self.loggers:
-                one.log_metrics(read, step=max(self.global_step - 1, 0))
+                one.log_metrics(read, step=step)
 
     def _parts(self) -> Parts:
         loop = self._running()
@@ -473,6 +525,7 @@ class Trainer:
             loop.state_dict(),
             loop.progress,
             loop.random,
+            loop.at_boundary,
         )
 
     def _capture(self, what: What) -> Captured:
@@ -486,23 +539,38 @@ class Trainer:
         self.hooks.call_all(self.hooks.of_module("on_save_checkpoint"), "on_save_checkpoint", made.root)
         return captured(made, parts)
 
-    def _resume(self, ckpt_path: Any, loop: FitLoop) -> resume.Resumed | None:
-        """Read, let hooks edit, check everything, then put it back; the random state is for the loop to put back last."""
+    def _resume(self, ckpt_path: Any, weights_only: bool | None, loop: FitLoop) -> resume.Resumed | None:
+        """Read, let hooks edit, check all, then put it back; the random state is for the loop to put back last."""
         if ckpt_path is None:
             return None
-        opened = resume.open_checkpoint(ckpt_path, near=self._near())
+        from holdfast.training import resume
+
+        opened = resume.open_checkpoint(self._source(ckpt_path), near=self._near(), weights_only=weights_only)
         self.hooks.call("on_load_checkpoint", opened.state)
         parts, strict = self._parts(), self.lightning_module.strict_loading
-        check(opened.state, parts, checkpoint=opened.path, strict=strict)
+        check(opened.state, parts, checkpoint=opened.path, strict=strict, groups=opened.manifest.groups)
         restore(opened.state, parts, strict=strict)
-        progress, state, resumed = resume.going_on(opened)
+        progress, state, resumed = resume.going_on(opened, loop.batches.size)
         loop.go_on_from(progress, state)
         return resumed
 
-    def _near(self) -> Path:
-        """Where ``"last"`` is looked for."""
-        placed = [c.dirpath for c in self.checkpoint_callbacks if c.dirpath]
-        return Path(placed[0] if placed else self.default_root_dir)
+    def _source(self, ckpt_path: Any) -> Any:
+        """The path that ``"best"`` means; all else as it is."""
+        if ckpt_path != "best":
+            return ckpt_path
+        best = self.checkpoint_callback.best_model_path if self.checkpoint_callback is not None else ""
+        if not best:
+            raise ConfigError(
+                "ckpt_path='best': no ModelCheckpoint of this Trainer has saved anything yet.",
+                remedy="Give the path of a checkpoint.",
+            )
+        return best
+
+    def _near(self) -> list[Path]:
+        """Where ``"last"`` is looked for: where callbacks save, and below the root for those that nobody placed."""
+        placed = [Path(c.dirpath) for c in self.checkpoint_callbacks if c.dirpath]
+        unplaced = len(placed) < len(self.checkpoint_callbacks) or not placed
+        return list(dict.fromkeys([*placed, *([Path(self.default_root_dir)] if unplaced else [])]))
 
     def _guarded(
         self, loop: FitLoop, saving: Saving, evaluation: Evaluation | None, resumed: resume.Resumed | None
@@ -519,22 +587,26 @@ class Trainer:
             saving.final_save()
             self.hooks.call("on_fit_end")
         except BaseException as error:
-            if not isinstance(error, SystemExit):
-                saving.rescue(error, whole=not self.strategy.stepping, at_boundary=loop.at_boundary)
-            self.hooks.call("on_exception", error)
-            for end in (lambda: saving.close(clean=False), lambda: self._finalize("failed")):
+            saving.rescue(error, whole=not self.strategy.stepping, at_boundary=loop.at_boundary)
+            ends: tuple[Callable[[], Any], ...] = (
+                partial(self.hooks.call_callbacks, "on_exception", error),
+                *([] if self._datamodule is None else [partial(self._datamodule.on_exception, error)]),
+                partial(saving.close, clean=False),
+                partial(self._finalize, "failed"),
+            )
+            for end in ends:
                 try:
                     end()
-                except HoldfastError as late:  # what ended the run is raised; this one is said
-                    logger.error("%s", late)
+                except Exception as late:  # a hook may raise anything; what ended the run is raised, this one is said
+                    logger.error("%s: %s", type(late).__name__, late)
             raise
         saving.close(clean=True)
         self._finalize("success")
 
     def _log_hyperparameters(self) -> None:
-        values = {}
+        values: dict[str, Any] = {}
         for owner in (self.lightning_module, self._datamodule):
-            if owner is not None and getattr(owner, "_log_hyperparams", False):
+            if owner is not None and self._log_hparams and getattr(owner, "_log_hyperparams", False):
                 values.update(owner.hparams_initial)
         for one in self.loggers:
             if values:
@@ -549,35 +621,74 @@ class Trainer:
         steps = self.config.sanity_steps
         if steps == 0:
             return
-        self.sanity_checking = True
-        self.hooks.call("on_sanity_check_start")
-        evaluation.run(0, sanity=steps if steps is not None else 2**62)
-        self.hooks.call("on_sanity_check_end")
-        self.sanity_checking = False
+        loop, self.sanity_checking = self._running(), True
+        before = loop.random = random.capture()  # what goes on from here without this check is the same run
+        try:
+            self.hooks.call_callbacks("on_sanity_check_start")
+            evaluation.run(self.global_step, sanity=steps if steps is not None else 2**62)
+            self.hooks.call_callbacks("on_sanity_check_end")
+        finally:
+            self.sanity_checking = False
+        random.restore(before)
+        loop.random = None
 
     def _evaluate(
-        self, stage: Stage, model: Any, dataloaders: Any, datamodule: Any, ckpt_path: Any
+        self,
+        stage: Stage,
+        model: Any,
+        dataloaders: Any,
+        datamodule: Any,
+        ckpt_path: Any,
+        verbose: bool,
+        weights_only: bool | None,
     ) -> list[dict[str, float]]:
-        module = model if model is not None else self.lightning_module
-        self._attach(module, datamodule, None, fit=False)
-        self._setup("validate" if stage == "validation" else "test")
+        if isinstance(dataloaders, LightningDataModule):
+            dataloaders, datamodule = None, dataloaders
+        if dataloaders is not None and datamodule is not None:
+            raise ConfigError("Give loaders or a datamodule, not both.")
+        if model is None:
+            if self._module is None:
+                raise ConfigError("There is no module yet.", remedy="Give one, or call fit() first.")
+            model = self._module
+            datamodule = self._datamodule if datamodule is None and dataloaders is None else datamodule
+            ckpt_path = self._best_of_fit() if ckpt_path is None else ckpt_path
+        self._check_model(model)
+        ckpt_path = self._source(ckpt_path)
+        self._attach(model, datamodule)
+        verb = "validate" if stage == "validation" else "test"
+        self._setup(verb)
         evaluation = self._evaluation(stage, dataloaders)
         if stage == "validation":
             self._validation = evaluation
         else:
             self._test = evaluation
         if evaluation is None:
+            kind = "val" if stage == "validation" else "test"
             raise ConfigError(
-                f"{type(module).__name__} has nothing to run: it needs {stage}_step and a dataloader of that kind."
+                f"{type(model).__name__} has nothing to {verb}: it needs {stage}_step and {kind}_dataloader."
             )
         if ckpt_path is not None:
-            opened = resume.open_checkpoint(ckpt_path, near=self._near())
-            module.load_state_dict(resume.require_weights(opened), strict=module.strict_loading)
+            from holdfast.training import resume
+
+            opened = resume.open_checkpoint(ckpt_path, near=self._near(), weights_only=weights_only)
+            self.hooks.call_all(self.hooks.of_module("on_load_checkpoint"), "on_load_checkpoint", opened.state)
+            model.load_state_dict(resume.require_weights(opened), strict=model.strict_loading)
         logged = evaluation.run(self.global_step)
-        read = numbers(logged)
+        results = [{name: float(value) for name, value in numbers(one).items()} for one in evaluation.results]
         self._log(logged)
-        self.hooks.call("teardown", stage)
-        return [{name: float(value) for name, value in read.items()}]
+        if verbose and self.is_global_zero and any(results):
+            print(table(f"{verb.capitalize()} metric", results))
+        self._tear_down(verb)
+        return results
+
+    def _best_of_fit(self) -> str | None:
+        """The best checkpoint of the fit before, where it saved any."""
+        callback = self.checkpoint_callback
+        path = None if callback is None else callback.best_model_path
+        if not path:
+            return None
+        logger.info("taking the weights of the best checkpoint, '%s'", path)
+        return path
 
     def _check_signal(self) -> None:
         if self.saving is not None:

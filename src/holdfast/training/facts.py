@@ -1,0 +1,314 @@
+"""What a trainer lets others know of a run. Reads; decides nothing."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from holdfast.callbacks.callback import Callback
+from holdfast.callbacks.early_stopping import EarlyStopping
+from holdfast.callbacks.model_checkpoint import ModelCheckpoint
+from holdfast.training.defaults import sizes_of
+
+if TYPE_CHECKING:
+    from holdfast.strategies.training import SingleDevice
+    from holdfast.training.config import Config
+    from holdfast.training.data import Batches
+    from holdfast.training.evaluate import Evaluation
+    from holdfast.training.fit import FitLoop
+    from holdfast.training.metrics import MetricLog
+    from holdfast.training.module import LightningModule
+
+
+class Facts:
+    """The read-only side of ``Trainer``."""
+
+    config: Config
+    strategy: SingleDevice
+    callbacks: list[Callback]
+    loggers: list[Any]
+    metric_log: MetricLog
+    default_root_dir: str
+    loop: FitLoop | None
+    sanity_checking: bool
+    _module: LightningModule | None
+    _datamodule: Any
+    _train_batches: Batches | None
+    _validation: Evaluation | None
+    _test: Evaluation | None
+
+    # Where it is
+
+    @property
+    def current_epoch(self) -> int:
+        """The epoch, from 0; after a fit the number of epochs done."""
+        return 0 if self.loop is None else self.loop.epoch + (self.loop.epoch_ended and not self.loop.running)
+
+    @property
+    def global_step(self) -> int:
+        """Optimizer steps done, of all optimizers."""
+        return 0 if self.loop is None else self.loop.steps
+
+    @property
+    def callback_metrics(self) -> dict[str, Any]:
+        """What callbacks may look at: the latest value of everything logged."""
+        return self.metric_log.callback
+
+    @property
+    def logged_metrics(self) -> dict[str, Any]:
+        """What was handed to loggers last."""
+        return self.metric_log.logged
+
+    @property
+    def progress_bar_metrics(self) -> dict[str, Any]:
+        """What the progress bar shows."""
+        return self.metric_log.progress_bar
+
+    @property
+    def checkpoint_callback(self) -> ModelCheckpoint | None:
+        """The first of the ``checkpoint_callbacks``."""
+        return next(iter(self.checkpoint_callbacks), None)
+
+    @property
+    def checkpoint_callbacks(self) -> list[ModelCheckpoint]:
+        """Those that save."""
+        return [c for c in self.callbacks if isinstance(c, ModelCheckpoint)]
+
+    @property
+    def lightning_module(self) -> LightningModule:
+        """The module that runs, or ran last."""
+        if self._module is None:
+            raise RuntimeError("This Trainer has not run a module yet.")
+        return self._module
+
+    @property
+    def logger(self) -> Any:
+        """The first logger, or None."""
+        return self.loggers[0] if self.loggers else None
+
+    @property
+    def global_rank(self) -> int:
+        """This process among all."""
+        return self.strategy.group.rank
+
+    @property
+    def local_rank(self) -> int:
+        """This process among those of its host."""
+        return self.strategy.group.rank
+
+    @property
+    def world_size(self) -> int:
+        """How many processes there are."""
+        return self.strategy.group.size
+
+    @property
+    def is_global_zero(self) -> bool:
+        """Whether this is the process that speaks for all."""
+        return self.global_rank == 0
+
+    @property
+    def log_dir(self) -> str:
+        """Where logs go."""
+        return (self.logger.log_dir if self.logger is not None else None) or self.default_root_dir
+
+    @property
+    def max_epochs(self) -> int | None:
+        """Epochs at most; None for no limit."""
+        return self.config.max_epochs if self.loop is None else self.loop.limits.max_epochs
+
+    @property
+    def max_steps(self) -> int:
+        """Optimizer steps at most; -1 for no limit."""
+        return self.config.max_steps
+
+    @property
+    def num_training_batches(self) -> float:
+        """Batches of an epoch; infinite where the loader does not say, and before fit."""
+        size = None if self._train_batches is None else self._train_batches.size
+        return float("inf") if size is None else size
+
+    @property
+    def num_val_batches(self) -> list[float]:
+        """Batches of each validation loader."""
+        return [] if self._validation is None else sizes_of(self._validation)
+
+    @property
+    def num_sanity_val_batches(self) -> list[float]:
+        """Batches of each loader in the check before training."""
+        steps = self.config.sanity_steps
+        return [size if steps is None else min(size, steps) for size in self.num_val_batches]
+
+    @property
+    def num_test_batches(self) -> list[float]:
+        """Batches of each test loader."""
+        return [] if self._test is None else sizes_of(self._test)
+
+    @property
+    def estimated_stepping_batches(self) -> float:
+        """Optimizer steps of the whole fit, for schedulers that must know; infinite where nothing limits it."""
+        steps = float("inf") if self.config.max_steps == -1 else self.config.max_steps
+        if self._train_batches is None or self._train_batches.size is None:
+            return steps
+        limits = self.config.limits(self._train_batches)
+        if limits.max_epochs is None:
+            return steps
+        per_epoch = math.ceil(self._train_batches.size / limits.accumulate)
+        return min(per_epoch * max(limits.max_epochs, 0), steps)
+
+    # Which part of a run this is
+
+    @property
+    def training(self) -> bool:
+        """Whether a fit runs, and no validation within it."""
+        return self.loop is not None and self.loop.running and not self.validating
+
+    @property
+    def validating(self) -> bool:
+        """Whether a validation runs, other than the check before training."""
+        return self._validation is not None and self._validation.active and not self.sanity_checking
+
+    @property
+    def testing(self) -> bool:
+        """Whether a test runs."""
+        return self._test is not None and self._test.active
+
+    @property
+    def predicting(self) -> bool:
+        """False: this version does not predict."""
+        return False
+
+    @property
+    def evaluating(self) -> bool:
+        """Whether a validation or a test runs."""
+        return self.validating or self.testing
+
+    @property
+    def is_last_batch(self) -> bool:
+        """Whether the batch under way is the last of its epoch."""
+        return self.loop is not None and self.loop.last_batch
+
+    @property
+    def enable_validation(self) -> bool:
+        """Whether fit validates."""
+        return self._validation is not None
+
+    # What it was made of
+
+    @property
+    def model(self) -> LightningModule | None:
+        """The module that runs, or ran last."""
+        return self._module
+
+    @property
+    def datamodule(self) -> Any:
+        """The datamodule, or None."""
+        return self._datamodule
+
+    @property
+    def train_dataloader(self) -> Any:
+        """What is trained on; None before fit."""
+        return None if self._train_batches is None else self._train_batches.loader
+
+    @property
+    def val_dataloaders(self) -> Any:
+        """The validation loader, a list of several, or None."""
+        return _loaders(self._validation)
+
+    @property
+    def test_dataloaders(self) -> Any:
+        """The test loader, a list of several, or None."""
+        return _loaders(self._test)
+
+    @property
+    def early_stopping_callback(self) -> EarlyStopping | None:
+        """The first of the ``early_stopping_callbacks``."""
+        return next(iter(self.early_stopping_callbacks), None)
+
+    @property
+    def early_stopping_callbacks(self) -> list[EarlyStopping]:
+        """Those that stop a fit."""
+        return [c for c in self.callbacks if isinstance(c, EarlyStopping)]
+
+    @property
+    def progress_bar_callback(self) -> Callback | None:
+        """The progress bar, or None."""
+        from holdfast.callbacks.progress import ProgressBar
+
+        return next((c for c in self.callbacks if isinstance(c, ProgressBar)), None)
+
+    @property
+    def min_epochs(self) -> int | None:
+        """Epochs at least."""
+        return self.config.min_epochs
+
+    @property
+    def min_steps(self) -> int | None:
+        """Optimizer steps at least."""
+        return self.config.min_steps
+
+    @property
+    def accumulate_grad_batches(self) -> int:
+        """Batches whose gradients make one step."""
+        return self.config.accumulate_grad_batches
+
+    @property
+    def gradient_clip_val(self) -> float | None:
+        """What gradients are clipped to."""
+        return self.config.gradient_clip_val
+
+    @property
+    def gradient_clip_algorithm(self) -> str | None:
+        """How they are clipped."""
+        return self.config.gradient_clip_algorithm
+
+    @property
+    def log_every_n_steps(self) -> int:
+        """How often loggers get the values of a step."""
+        return self.config.log_every_n_steps
+
+    @property
+    def fast_dev_run(self) -> int | bool:
+        """Whether everything runs once only."""
+        return self.config.fast_dev_run
+
+    @property
+    def precision(self) -> str:
+        """The kind of numbers."""
+        return self.strategy.precision.name
+
+    @property
+    def scaler(self) -> torch.amp.GradScaler | None:
+        """The scaler of half precision, or None."""
+        return self.strategy.precision.scaler
+
+    @property
+    def device_ids(self) -> list[int]:
+        """The indices of the devices."""
+        return [self.strategy.device.index or 0]
+
+    @property
+    def num_devices(self) -> int:
+        """How many devices this process uses."""
+        return 1
+
+    @property
+    def num_nodes(self) -> int:
+        """How many hosts there are."""
+        return 1
+
+    @property
+    def node_rank(self) -> int:
+        """This host among all."""
+        return 0
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """Print on rank 0."""
+        if self.is_global_zero:
+            print(*args, **kwargs)
+
+
+def _loaders(evaluation: Evaluation | None) -> Any:
+    loaders = [] if evaluation is None else [batches.loader for batches in evaluation.loaders]
+    return None if not loaders else loaders[0] if len(loaders) == 1 else loaders
