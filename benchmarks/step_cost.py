@@ -1,6 +1,6 @@
 """Measure what a training step costs above a plain PyTorch loop, with Holdfast and with Lightning. Asserts nothing.
 
-    python benchmarks/step_cost.py [--rounds 7] [--steps 800] [--lightning .venv-lightning/bin/python] [--json FILE]
+    python benchmarks/step_cost.py [--rounds 7] [--steps 600] [--lightning .venv-lightning/bin/python] [--json FILE]
 
 Each round starts one process of either environment, in turn. Each process measures every setting, twice, with the
 plain loop right before and after it; what is shown is the median over the rounds of the difference. The trainers get
@@ -28,7 +28,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-WARM_UP, REPEAT = 100, 2
+WARM_UP, REPEAT = 60, 2
 SETTINGS = {
     "bare": "no log, no bar, no checkpoints",
     "checkpoints": "bare, and checkpoints as by default",
@@ -45,7 +45,7 @@ def main() -> None:
     """Let processes of both environments measure in turn, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--lightning", default=".venv-lightning/bin/python", help="its Python; '' leaves it out")
     parser.add_argument("--json", default="build/step_cost.json", help="where the raw figures go")
     parser.add_argument("--measure", choices=("holdfast", "lightning"), help=argparse.SUPPRESS)
@@ -63,9 +63,8 @@ def main() -> None:
     Path(asked.json).write_text(json.dumps({"steps": asked.steps, "milliseconds": taken}, indent=1))
     show("cpu", "processor time", taken)
     show("wall", "wall time", taken)
-    print(
-        f"{asked.rounds} rounds of {REPEAT} x {asked.steps:,} steps, {time.monotonic() - began:.0f} s; raw: {asked.json}"
-    )
+    how = f"{asked.rounds} rounds of {REPEAT} x {asked.steps:,} steps, {time.monotonic() - began:.0f} s"
+    print(f"\n{how}; raw: {asked.json}")
 
 
 def in_a_terminal(python: str, name: str, steps: int) -> Figures:

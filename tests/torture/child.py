@@ -86,8 +86,8 @@ def train(folder: str, waits: int) -> None:
     logging.getLogger("holdfast").addHandler(_Acknowledgements())
     logging.getLogger().addHandler(logging.NullHandler())  # nothing on standard error
     model, optimizer = build()
+    _say("prepared")
     with Checkpointer(folder, when=every(steps=1), which=RULES) as checkpointer:
-        _say("prepared")
         start = checkpointer.resume(model=model, optimizer=optimizer)
         _say(f"began {start.steps} {fingerprint(model.state_dict())}")
         step = start.steps

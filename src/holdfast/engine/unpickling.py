@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from holdfast.catalog.manifest import ITEM_BYTES
 from holdfast.engine.pickling import MAX_BYTES, TYPED
 from holdfast.engine.statetree import MAX_DEPTH, TensorRef
 
@@ -280,7 +281,10 @@ def _checked(storage: _Storage, dtype: torch.dtype, offset: Any, shape: Any, str
     if trainable and not (dtype.is_floating_point or dtype.is_complex):
         raise PickleError("the pickle describes a tensor that cannot be")
     place = storage.key, storage.location
-    return TensorRef("", *place, dtype, tuple(shape), tuple(stride), offset, trainable)
+    made = TensorRef("", *place, dtype, tuple(shape), tuple(stride), offset, trainable)
+    if made.dtype_name not in ITEM_BYTES:
+        raise PickleError(f"the pickle describes a tensor of {dtype}, which a checkpoint never holds")
+    return made
 
 
 def _bytes(text: str, encoding: str) -> bytes:

@@ -175,9 +175,7 @@ class LightningDataModule(HyperparametersMixin):
             Incompatible: It does not fit the class.
             TypeError: It was called on an instance.
         """
-        from holdfast.training.loading import (
-            load_datamodule,
-        )  # what only loading needs is not for every program to load
+        from holdfast.training.loading import load_datamodule  # loaded by those who load
 
         return load_datamodule(
             cls,

@@ -98,13 +98,15 @@ class Saving:
             ConfigError: What ranks or names a checkpoint was never logged.
             SystemExit: After SIGTERM, when the state is durable; KeyboardInterrupt after SIGINT.
         """
-        noted, self._noted = self._noted, set()
         pending = self._signals.pending
+        bare = event is Event.BATCH_END and pending is None
+        if bare and self._idle():
+            self._noted.clear()
+            return
+        noted, self._noted = self._noted, set()
         progress = self._progress()
         for place in self._places:
-            if not place.hears(noted, event):
-                continue
-            if event is Event.BATCH_END and pending is None and place.idle(progress):
+            if not place.hears(noted, event) or (bare and place.idle(progress)):
                 continue
             self._look(place, event, progress, validation_follows and pending is None)
         if pending is not None:
@@ -114,6 +116,13 @@ class Saving:
             if not self._awaited:
                 self._checked = True
                 self._require_logged()
+
+    def _idle(self) -> bool:
+        """Whether a batch end has nothing to do anywhere: so it is after nearly every batch."""
+        if not self._places:
+            return True
+        progress = self._progress()
+        return all(place.idle(progress) for place in self._places)
 
     def check_signal(self) -> None:
         """Between batches of a validation: answer a signal with the state from before it began."""
