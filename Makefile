@@ -44,8 +44,10 @@ torture: setup
 	OMP_NUM_THREADS=1 HOLDFAST_TORTURE=whole $(BIN)/python -m pytest tests/torture --timeout 1800
 	OMP_NUM_THREADS=1 $(BIN)/python tests/mutations.py
 
-bench: setup
+bench: setup .venv-lightning/.ready
 	$(BIN)/python benchmarks/listing.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/import_time.py
+	$(BIN)/python benchmarks/step_cost.py
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist

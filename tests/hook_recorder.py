@@ -8,27 +8,74 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 SCENARIOS = (
-    "fit", "fit once", "fit accumulate", "fit several", "fit plateau between", "fit plateau step", "fit step", "fit manual",
+    "fit", "fit once", "fit accumulate", "fit several", "fit plateau between", "fit plateau step", "fit step",
+    "fit manual",
     "fit dict clip", "fit none accumulate", "fit stop", "fit max_steps", "fit skip", "fit raises", "validate", "test",
 )  # fmt: skip
 
-_MODULE = """
-    configure_callbacks configure_model configure_optimizers prepare_data setup teardown on_fit_start on_fit_end
-    on_train_start on_train_end on_train_epoch_start on_train_epoch_end on_train_batch_start on_train_batch_end
-    training_step on_before_zero_grad on_before_backward on_after_backward on_before_optimizer_step optimizer_step
-    optimizer_zero_grad backward manual_backward configure_gradient_clipping lr_scheduler_step
-    on_validation_model_zero_grad on_validation_model_eval on_validation_model_train on_test_model_eval
-    on_test_model_train on_validation_start on_validation_end on_validation_epoch_start on_validation_epoch_end
-    on_validation_batch_start on_validation_batch_end validation_step on_test_start on_test_end on_test_epoch_start
-    on_test_epoch_end on_test_batch_start on_test_batch_end test_step on_save_checkpoint on_load_checkpoint
-""".split()
+_MODULE = [
+    "configure_callbacks",
+    "configure_model",
+    "configure_optimizers",
+    "prepare_data",
+    "setup",
+    "teardown",
+    "on_fit_start",
+    "on_fit_end",
+    "on_train_start",
+    "on_train_end",
+    "on_train_epoch_start",
+    "on_train_epoch_end",
+    "on_train_batch_start",
+    "on_train_batch_end",
+    "training_step",
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+    "optimizer_step",
+    "optimizer_zero_grad",
+    "backward",
+    "manual_backward",
+    "configure_gradient_clipping",
+    "lr_scheduler_step",
+    "on_validation_model_zero_grad",
+    "on_validation_model_eval",
+    "on_validation_model_train",
+    "on_test_model_eval",
+    "on_test_model_train",
+    "on_validation_start",
+    "on_validation_end",
+    "on_validation_epoch_start",
+    "on_validation_epoch_end",
+    "on_validation_batch_start",
+    "on_validation_batch_end",
+    "validation_step",
+    "on_test_start",
+    "on_test_end",
+    "on_test_epoch_start",
+    "on_test_epoch_end",
+    "on_test_batch_start",
+    "on_test_batch_end",
+    "test_step",
+    "on_save_checkpoint",
+    "on_load_checkpoint",
+]
 _CALLBACK = [name for name in _MODULE if name.startswith("on_") and not name.endswith(("eval", "model_train"))]
 _CALLBACK = [name for name in _CALLBACK if name != "on_validation_model_zero_grad"]
 _CALLBACK += ["setup", "teardown", "on_sanity_check_start", "on_sanity_check_end", "on_exception"]
-_DATA = """
-    prepare_data setup teardown train_dataloader val_dataloader test_dataloader on_before_batch_transfer
-    transfer_batch_to_device on_after_batch_transfer on_exception
-""".split()
+_DATA = [
+    "prepare_data",
+    "setup",
+    "teardown",
+    "train_dataloader",
+    "val_dataloader",
+    "test_dataloader",
+    "on_before_batch_transfer",
+    "transfer_batch_to_device",
+    "on_after_batch_transfer",
+    "on_exception",
+]
 
 
 def record(package: Any, callback: type, scenario: str, folder: Any) -> list[str]:
@@ -114,9 +161,7 @@ def _net(base: type, words: list[str]) -> type:
                 monitor = "train_loss" if "step" in words else "val_loss"
                 config = {"scheduler": scheduler, "monitor": monitor, "interval": interval}
                 return {"optimizer": optimizer, "lr_scheduler": config}
-            return [optimizer], [
-                {"scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1), "interval": interval}
-            ]
+            return [optimizer], [{"scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1), "interval": interval}]
 
     return Net
 
@@ -142,7 +187,9 @@ def _loader(batches: int) -> DataLoader:
 def _recorded(base: type, who: str, names: list[str], calls: list[str]) -> type:
     def wrapped(name, original):
         def hook(self, *args, **kwargs):
-            trainer = args[0] if who == "callback" else getattr(self, "_trainer" if who == "module" else "trainer", None)
+            trainer = (
+                args[0] if who == "callback" else getattr(self, "_trainer" if who == "module" else "trainer", None)
+            )
             shown = [_brief(a) for a in (args[2:] if who == "callback" else args)]
             shown += [f"{k}={_brief(v)}" for k, v in kwargs.items()]
             where = f" {trainer.current_epoch} {trainer.global_step}" if trainer is not None else ""

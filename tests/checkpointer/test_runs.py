@@ -10,6 +10,7 @@ import torch
 
 from checkpointer.loop import Gone, facts, kept, listing
 from holdfast import Checkpointer, best, every, everything, last, never
+from holdfast.catalog import publish
 from holdfast.catalog.folder import Folder
 from holdfast.catalog.ledger import LEDGER
 from holdfast.catalog.verify import Verdict
@@ -247,8 +248,6 @@ def test_a_checkpoint_that_is_pinned_while_its_eviction_is_planned_stays(tmp_pat
     go(tmp_path, 2, which=last(1), gone=True)
     go(tmp_path, 5, which=last(1), gone=True)
     (record,) = listing(tmp_path).records
-    from holdfast.catalog import publish
-
     folder = Folder(LocalStore(tmp_path))
     folder.ledger.write("pinned", id=record.id)
     with folder.exclusive():
@@ -277,23 +276,20 @@ def test_a_lost_ledger_loses_nothing_but_what_was_told_later(lost, tmp_path):
     assert listing(folder).records[-1].sequence == before.records[-1].sequence + 1
 
 
-def test_a_second_process_resuming_while_the_first_lives_gets_a_run_of_its_own(tmp_path):
+def test_a_second_process_resuming_while_the_first_lives_gets_a_run_of_its_own(forks, tmp_path):
     """The lease is taken: the second begins a new run, with the checkpoint that it came from as parent."""
     go(tmp_path, 2, gone=True)
-    with Checkpointer(tmp_path, when=every(steps=1), which=last(1)) as one:
+    source = listing(tmp_path).records[-1]
+    with Checkpointer(tmp_path, when=every(steps=1), which=everything()) as one:
         one.resume(model=torch.nn.Linear(2, 1))
-        go(tmp_path, 4)
+        with forks.start("checkpointer.test_runs:go", str(tmp_path), 4) as second:
+            assert second.wait() == 0
         one.step()
     first, again, other = runs(tmp_path)
     assert first["id"] == again["id"] != other["id"]
+    assert (other["parent"], other["attempt"], other["ordinal"]) == (source.id, 1, 2)
     found = listing(tmp_path)
-    source = (
-        next(r for r in found.records if r.progress.steps == 2 and r.run == first["id"])
-        if any(r.progress.steps == 2 for r in found.records)
-        else None
-    )
-    assert source is None or other["parent"] == source.id
-    assert (other["attempt"], other["ordinal"]) == (1, 2)
+    assert [r.progress.steps for r in found.of_run(first["id"])] == [1, 2, 3]
     assert [r.progress.steps for r in found.of_run(other["id"])] == [3, 4]
 
 

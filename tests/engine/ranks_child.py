@@ -55,6 +55,7 @@ class Place:
             Policy("last", when, last(1), where=Where(None, alias="last")),
         )
         self.lines = []
+        self.planned = []
         self.engine = Engine(
             self.folder,
             run,
@@ -71,10 +72,11 @@ class Place:
         return Captured({"model": torch.full((8,), float(self.group.rank))}, {"model": ("model",)})
 
     def step(self, step, score=None, *, settle=True):
-        """One step; the id and the names of the checkpoint that came of it."""
+        """One step; the id and the names of the checkpoint that came of it. What this rank was told is ``planned``."""
         metrics = {} if score is None else {"loss": Score(score, step)}
         progress = Progress(steps=step, batches=step, batch=step)
         ticket = self.engine.consider(Moment(frozenset({Event.BATCH_END}), progress, metrics))
+        self.planned.append(None if ticket is None else list(ticket.names))
         if not settle:
             return ticket
         record = self.engine.settle()
@@ -107,7 +109,7 @@ def decides(group, root):
     place.engine.close(clean=True)
     group.barrier(phase="closed")
     record = place.folder.scan().records[-1]
-    return {"seen": seen, "kept": place.kept(), "score": record.scores["loss"], "lines": len(place.lines)}
+    return {"seen": seen, "planned": place.planned, "kept": place.kept(), "score": record.scores["loss"], "lines": len(place.lines)}
 
 
 def write_fails(group, root):

@@ -57,6 +57,8 @@ def test_rank_0_decides_and_the_plan_is_broadcast(ranks):
         ["epoch=0-step=3.ckpt", "last.ckpt"],
     ]
     assert zero["seen"] == one["seen"]
+    # What each rank was told before anything was written: a rank that planned for itself would have had it otherwise.
+    assert one["planned"] == zero["planned"] == [names for _, names in zero["seen"]]
     assert zero["score"] == 0.1
 
 

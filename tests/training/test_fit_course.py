@@ -22,7 +22,8 @@ COURSES = {
         {"val_check_interval": 0.1, "max_epochs": 1}, "t0.0 v v t0.1 v v t0.2 v v t0.3 v v", 1, 4,
     ),
     "over epochs": (
-        {"val_check_interval": 3, "check_val_every_n_epoch": None}, "t0.0 t0.1 t0.2 v v t0.3 t1.0 t1.1 v v t1.2 t1.3", 2, 8,
+        {"val_check_interval": 3, "check_val_every_n_epoch": None},
+        "t0.0 t0.1 t0.2 v v t0.3 t1.0 t1.1 v v t1.2 t1.3", 2, 8,
     ),
     "by time that never comes": ({"val_check_interval": "01:00:00:00"}, f"{E} {F}", 2, 8),
     "by time that always comes": (
@@ -173,7 +174,6 @@ def test_the_sanity_check_draws_nothing_from_the_random_state(tmp_path):
 
 def test_loggers_are_given_what_a_step_logged(tmp_path):
     """Every n-th step's values, at the number of steps before it; an epoch's under the number of its last one."""
-
 
     class Kept:
         name = version = save_dir = log_dir = root_dir = None

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import sys
+import random
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 import holdfast as L
 from forkserver import serving
 from holdfast.callbacks import EarlyStopping, ModelCheckpoint
-from small_fits import Net, fit, loaders, make_trainer, names, read
+from small_fits import Net, facts, fit, loaders, make_trainer, names, read
 
 EPOCHS = 3
 
@@ -80,7 +80,7 @@ class Noisy(Net):
 
     def training_step(self, batch, batch_idx):
         loss = super().training_step(batch, batch_idx)
-        return loss * (1 + np.random.rand() + __import__("random").random())
+        return loss * (1 + np.random.rand() + random.random())
 
     def validation_step(self, batch, batch_idx):
         super().validation_step((batch[0] + torch.randn(()),), batch_idx)
@@ -92,6 +92,10 @@ def saver(folder):
 
 def at_ends(folder):
     return ModelCheckpoint(folder, "{step}", save_top_k=-1)
+
+
+def each_batch(folder):
+    return ModelCheckpoint(folder, "{step}", train_time_interval=timedelta(0), save_top_k=-1)
 
 
 def after_validation(folder):
@@ -107,14 +111,9 @@ CASES = {
     "three generators": (saver, Noisy, {"val_check_interval": 0.5}),
     "plateau, by step": (saver, Plateau, {"val_check_interval": 0.5}),
     "plateau, by epoch": (after_validation, PlateauOfEpochs, {}),
-    "gradients that wait": (
-        lambda folder: ModelCheckpoint(folder, "{step}-{batch}", train_time_interval=L_ZERO, save_top_k=-1),
-        Net,
-        {"accumulate_grad_batches": 3},
-    ),
+    "gradients that wait": (each_batch, Net, {"accumulate_grad_batches": 3}),
     "after a sanity check": (at_ends, Net, {"num_sanity_val_steps": 2}),
 }
-L_ZERO = __import__("datetime").timedelta(0)
 
 
 @pytest.mark.parametrize(("make", "module", "options"), CASES.values(), ids=CASES)
@@ -122,10 +121,7 @@ def test_a_run_resumed_from_any_of_its_checkpoints_equals_the_uninterrupted_one(
     """With dropout and shuffling, other seeds set before: weights, optimizers, schedulers, callbacks, metrics."""
     logs = Logs()
     folder = tmp_path / "whole"
-    checkpoint = make(folder)
-    if checkpoint.filename == "{step}-{batch}":
-        checkpoint.filename = "{step}"
-    whole = fit(folder, logs, checkpoint, net=module(), shuffle=True, max_epochs=EPOCHS, **options)
+    whole = fit(folder, logs, make(folder), net=module(), shuffle=True, max_epochs=EPOCHS, **options)
     wanted = everything_of(whole)
     found = names(folder)
     assert len(found) >= EPOCHS
@@ -144,7 +140,9 @@ def test_a_run_resumed_from_any_of_its_checkpoints_equals_the_uninterrupted_one(
 
 def resume_here(folder, name):
     """In a process of its own: go on, and leave the end beside."""
-    trainer = fit(Path(folder, "again"), net=Net(), shuffle=True, max_epochs=EPOCHS, ckpt_path=Path(folder, name), seed=5)
+    trainer = fit(
+        Path(folder, "again"), net=Net(), shuffle=True, max_epochs=EPOCHS, ckpt_path=Path(folder, name), seed=5
+    )
     torch.save(everything_of(trainer)["weights"], Path(folder, "end.pt"))
 
 
@@ -152,15 +150,12 @@ def test_it_is_the_same_in_a_new_process(tmp_path, monkeypatch):
     """Nothing of the first process is needed but its file."""
     whole = fit(tmp_path, at_ends(tmp_path), net=Net(), shuffle=True, max_epochs=EPOCHS)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    with serving("torch", "holdfast") as server, server.start(
-        "test_resume_exact:resume_here", str(tmp_path), "step=4.ckpt"
-    ) as child:
+    with (
+        serving("torch", "holdfast") as server,
+        server.start("test_resume_exact:resume_here", str(tmp_path), "step=4.ckpt") as child,
+    ):
         assert child.wait() == 0
     assert same(torch.load(tmp_path / "end.pt", weights_only=True), everything_of(whole)["weights"])
-
-
-class Wide(nn.Module):
-    pass
 
 
 def test_going_on_in_the_middle_of_an_epoch_skips_what_is_done_and_says_so(tmp_path, caplog):
@@ -190,7 +185,7 @@ def test_going_on_at_an_epochs_end_warns_of_nothing(tmp_path, caplog):
 
 def test_a_fit_cut_short_by_a_limit_goes_on_where_it_was_cut(tmp_path):
     """``max_steps`` in mid-epoch, then more steps: as if there had been no limit."""
-    whole = fit(tmp_path / "whole", net=Net(), shuffle=True, max_steps=11, max_epochs=-1)
+    whole = fit(tmp_path / "whole", shuffle=True, max_steps=11, max_epochs=-1)
     fit(tmp_path / "cut", ModelCheckpoint(tmp_path / "cut", save_last=True), shuffle=True, max_steps=6, max_epochs=-1)
     trainer = fit(tmp_path, shuffle=True, max_steps=11, max_epochs=-1, ckpt_path=tmp_path / "cut/last.ckpt", seed=3)
     assert same(everything_of(trainer)["weights"], everything_of(whole)["weights"])
@@ -198,17 +193,17 @@ def test_a_fit_cut_short_by_a_limit_goes_on_where_it_was_cut(tmp_path):
 
 def test_memories_of_callbacks_are_restored(tmp_path):
     """EarlyStopping counts on from where it was, and the best so far is not forgotten."""
-    values = [0.5, 0.6, 0.7, 0.8, 0.9]
-    script = lambda epoch, step: values[epoch]  # noqa: E731
-    fit(
-        tmp_path, EarlyStopping("val_loss", patience=3), ModelCheckpoint(tmp_path, monitor="val_loss", save_last=True),
-        net=Net(script), max_epochs=2,
-    )  # fmt: skip
-    best = ModelCheckpoint(tmp_path, monitor="val_loss", save_last=True)
-    trainer = fit(
-        tmp_path, EarlyStopping("val_loss", patience=3), best, net=Net(script), max_epochs=9, ckpt_path="last"
-    )  # fmt: skip
-    assert trainer.current_epoch == 4
+
+    def worse(epoch, step):
+        return 0.5 + epoch / 10
+
+    def callbacks():
+        return EarlyStopping("val_loss", patience=5), ModelCheckpoint(tmp_path, monitor="val_loss", save_last=True)
+
+    fit(tmp_path, *callbacks(), net=Net(worse), max_epochs=2)
+    stopping, best = callbacks()
+    trainer = fit(tmp_path, stopping, best, net=Net(worse), max_epochs=9, ckpt_path="last")
+    assert (trainer.current_epoch, stopping.stopped_epoch) == (6, 5)
     assert names(tmp_path) == ["epoch=0-step=4.ckpt", "last.ckpt"]
     assert Path(best.best_model_path).name == "epoch=0-step=4.ckpt"
     assert best.best_model_score == torch.tensor(0.5)
@@ -237,16 +232,14 @@ def test_several_optimizers_are_restored(tmp_path):
     assert same(everything_of(resumed), everything_of(whole))
 
 
-def test_loaders_and_trainer_can_be_used_again(tmp_path):
-    """A second fit of one trainer goes on from ``last`` of its own folder."""
+def test_a_finished_run_goes_on_in_its_own_folder_with_more_epochs(tmp_path):
+    """It is one run: what it kept before is ranked with what comes."""
     trainer = make_trainer(tmp_path, max_epochs=1)
     net = Net()
     trainer.fit(net, *loaders())
-    trainer.config.__dict__["max_epochs"] = 2
+    trainer = make_trainer(tmp_path, max_epochs=4)
     trainer.fit(net, *loaders(), ckpt_path="last")
-    assert trainer.global_step == 8
-    assert names(tmp_path) == ["checkpoints/epoch=1-step=8.ckpt"]
-
-
-if __name__ == "__main__":
-    sys.exit(pytest.main([__file__]))
+    assert trainer.global_step == 16
+    assert names(tmp_path) == ["checkpoints/epoch=3-step=16.ckpt"]
+    begun = [fact["run"] for fact in facts(tmp_path / "checkpoints", "run")]
+    assert [(run["id"], run["attempt"]) for run in begun] == [(begun[0]["id"], 1), (begun[0]["id"], 2)]

@@ -21,7 +21,7 @@ _NUMPY = (
 _NUMPY_SCALARS = {f"numpy.{t.__name__}": t for t in _NUMPY}
 
 # Seconds as a float tell microseconds apart up to here.
-_LONGEST = datetime.timedelta(days=100_000)
+_LONGEST = datetime.timedelta(days=10_000)
 
 # What a value of each type is held as, and what makes it that type again.
 _DECODERS: dict[str, tuple[type | tuple[type, ...], Callable[[Any], Any]]] = {

@@ -68,7 +68,7 @@ class What:
 
         Args:
             path: Its dotted key path, which begins with the name of its part.
-            trainable: Whether it is a parameter that is trained; False for buffers and frozen parameters.
+            trainable: Whether training changes it; False for frozen parameters, True for buffers.
         """
         if not self.wants_part(path.partition(".")[0]):
             return False

@@ -102,7 +102,7 @@ def _scheduler(given: Any, monitor: str | None) -> SchedulerConfig:
             f"configure_optimizers returned a {type(config.scheduler).__name__} where a scheduler belongs.",
             remedy="A scheduler has step(), state_dict() and load_state_dict().",
         )
-    if config.interval not in ("epoch", "step") or not isinstance(config.frequency, int) or config.frequency < 1:
+    if config.interval not in ("epoch", "step") or type(config.frequency) is not int or config.frequency < 1:
         raise ConfigError(
             f"A scheduler steps every n 'epoch' or 'step', not every {config.frequency} {config.interval!r}."
         )

@@ -30,6 +30,11 @@ class Together:
             self._problems.append(str(error).removeprefix(f"{self._what}: ").rstrip("."))
             return None  # type: ignore[return-value]  # nobody uses it: check() raises
 
+    @property
+    def clean(self) -> bool:
+        """Whether nothing was wrong so far."""
+        return not self._problems
+
     def check(self) -> None:
         """Raises ``ConfigError`` with all problems, if there are any."""
         if self._problems:

@@ -55,14 +55,11 @@ class Config:
                 _seconds(getattr(self, name))
             except ValueError as error:
                 problems.append(f"{name}: {error}")
-        if self.fast_dev_run is not True and (not isinstance(self.fast_dev_run, int) or self.fast_dev_run < 0):
+        if type(self.fast_dev_run) not in (bool, int) or self.fast_dev_run < 0:
             problems.append(f"fast_dev_run is True, False or a number of batches, not {self.fast_dev_run!r}")
-        if self.gradient_clip_val is not None and (
-            isinstance(self.gradient_clip_val, bool)
-            or not isinstance(self.gradient_clip_val, (int, float))
-            or self.gradient_clip_val < 0
-        ):
-            problems.append(f"gradient_clip_val is a number of 0 or more, not {self.gradient_clip_val!r}")
+        clip = self.gradient_clip_val
+        if clip is not None and (type(clip) not in (int, float) or clip < 0):
+            problems.append(f"gradient_clip_val is a number of 0 or more, not {clip!r}")
         if isinstance(self.val_check_interval, int) and self.val_check_interval < 1:
             problems.append(f"val_check_interval is at least 1 batch, not {self.val_check_interval!r}")
         if isinstance(self.val_check_interval, float) and not 0 <= self.val_check_interval <= 1:

@@ -126,9 +126,9 @@ class FitLoop:
         return state if self.limits.max_time is None else {**state, "elapsed": self._seconds()}
 
     def go_on_from(self, progress: Progress, state: dict[str, Any]) -> None:
-        """Stand where a checkpoint stood: an epoch that is complete is followed by the next."""
-        self.epoch = progress.epochs
-        self.batch = 0 if progress.complete else progress.batch
+        """Stand where a checkpoint stood."""
+        self.epoch, self.batch = progress.epoch, progress.batch
+        self.complete = self.epoch_ended = progress.complete
         self.total_batches, self.steps, self.samples = progress.batches, progress.steps, progress.samples
         self.validated_at, self._plateau_at = state.get("validated_at", -1), state.get("plateau_at", -1)
         self._window = state.get("window", False)
@@ -144,6 +144,8 @@ class FitLoop:
         if self.batches.size == 0 or self._done():
             return
         self.running = True
+        if self.complete:
+            self._next_epoch()
         self.hooks.call("on_train_start")
         self.restore_random()
         while not self._done():
@@ -169,7 +171,10 @@ class FitLoop:
         self.consider(Event.TRAIN_EPOCH_END)
         self.epoch_ended = True
         if not self._done():
-            self.epoch, self.batch, self.complete = self.epoch + 1, 0, False
+            self._next_epoch()
+
+    def _next_epoch(self) -> None:
+        self.epoch, self.batch, self.complete = self.epoch + 1, 0, False
 
     def _run_batches(self, resumed_at: int) -> bool:
         """The batches of an epoch that are not done yet; whether the epoch is over then."""
@@ -399,8 +404,5 @@ class FitLoop:
         return self._elapsed + time.monotonic() - self._started
 
 
-class _End:
-    """Stands for the end of a loader."""
-
-
-_END = _End()
+_END: Any = object()
+"""Stands for the end of a loader."""

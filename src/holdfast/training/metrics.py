@@ -139,7 +139,7 @@ class MetricLog:
                     self._progress_bar[entry.names.epoch] = entry.result
 
     def origins(self, steps: int) -> dict[str, int | None]:
-        """Before ``end_stage``: each value of the epoch and its data loader; None for several, or outside of batches."""
+        """Before ``end_stage``: each value of the epoch and its data loader; None for several or outside batches."""
         self.end_batches(steps)
         found: dict[str, int | None] = {}
         for entry in self._stage.entries.values():

@@ -170,7 +170,7 @@ class Trainer(Facts):
             model_registry=model_registry,
         )
         device = together.make(device_of, accelerator, devices)
-        kind = together.make(Precision, precision or "32-true", torch.device("cpu") if device is None else device)
+        kind = together.make(Precision, precision or "32-true", device if together.clean else torch.device("cpu"))
         fast = bool(fast_dev_run)
         self.callbacks = together.make(
             all_callbacks, callbacks, bar=enable_progress_bar, summary=enable_model_summary,
