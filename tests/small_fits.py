@@ -66,10 +66,10 @@ def make_trainer(folder, *callbacks, **options):
     return L.Trainer(callbacks=list(callbacks), default_root_dir=folder, **options)
 
 
-def fit(folder, *callbacks, net=None, shuffle=False, ckpt_path=None, seed=1, **options):
-    """Train; the trainer."""
+def fit(folder, *callbacks, net=None, make=Net, shuffle=False, ckpt_path=None, seed=1, **options):
+    """Train ``net``, or what ``make`` makes once the seed is set; the trainer."""
     L.seed_everything(seed)
-    net = Net() if net is None else net
+    net = make() if net is None else net
     trainer = make_trainer(folder, *callbacks, **options)
     trainer.fit(net, *loaders(shuffle), ckpt_path=ckpt_path)
     return trainer

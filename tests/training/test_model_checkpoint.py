@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from datetime import timedelta
 from pathlib import Path
 
@@ -167,7 +166,7 @@ def test_names_are_those_of_the_pages(flags, template, metrics, name, tmp_path):
     """``format_checkpoint_name`` gives them, in the folder where there is one."""
     assert ModelCheckpoint(**flags).format_checkpoint_name(metrics, template) == name
     inside = ModelCheckpoint(tmp_path, **flags).format_checkpoint_name(metrics, template)
-    assert inside == os.path.join(os.path.realpath(tmp_path), name)
+    assert inside == str(tmp_path.resolve() / name)
 
 
 def test_a_name_can_have_a_version_and_a_prefix():

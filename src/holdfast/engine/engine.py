@@ -103,7 +103,10 @@ class Engine:
         return not self._reached(progress)
 
     def _reached(self, progress: Progress) -> bool:
-        return any(getattr(progress, counter) >= number for counter, number in self._horizon)
+        for counter, number in self._horizon:  # written out, for it is asked after each batch
+            if getattr(progress, counter) >= number:
+                return True
+        return False
 
     @property
     def under_way(self) -> bool:

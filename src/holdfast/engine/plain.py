@@ -20,7 +20,7 @@ _NUMPY = (
 )  # fmt: skip
 _NUMPY_SCALARS = {f"numpy.{t.__name__}": t for t in _NUMPY}
 
-# Seconds as a float tell microseconds apart up to here.
+# Below this, seconds as a float tell microseconds apart.
 _LONGEST = datetime.timedelta(days=10_000)
 
 # What a value of each type is held as, and what makes it that type again.

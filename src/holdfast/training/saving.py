@@ -55,7 +55,7 @@ class Saving:
     ) -> None:
         self._capture, self._progress, self._scores, self._logged = capture, progress, scores, logged
         self._signals = signals
-        self._noted: set[tuple[int, Event]] = set()
+        self._noted: list[tuple[int, Event]] = []  # of one step: a few at most
         self._places: list[Place] = []
         self._awaited = {Event.VALIDATION_END} if validates else set()
         self._awaited |= {Event.TRAIN_EPOCH_END} if logs_late or not validates else set()
@@ -88,7 +88,7 @@ class Saving:
 
     def note(self, callback: ModelCheckpoint, event: Event) -> None:
         """A callback's hook ran: its policies may look at this event."""
-        self._noted.add((id(callback), event))
+        self._noted.append((id(callback), event))
 
     def consider(self, event: Event, validation_follows: bool = False) -> None:
         """Let the policies decide on a step, and answer a signal.
@@ -103,7 +103,7 @@ class Saving:
         if bare and self._idle():
             self._noted.clear()
             return
-        noted, self._noted = self._noted, set()
+        noted, self._noted = self._noted, []
         progress = self._progress()
         for place in self._places:
             if not place.hears(noted, event) or (bare and place.idle(progress)):
@@ -122,7 +122,10 @@ class Saving:
         if not self._places:
             return True
         progress = self._progress()
-        return all(place.idle(progress) for place in self._places)
+        for place in self._places:  # a loop that is written out: this is asked after each batch
+            if not place.idle(progress):
+                return False
+        return True
 
     def check_signal(self) -> None:
         """Between batches of a validation: answer a signal with the state from before it began."""
