@@ -11,7 +11,6 @@ import pytest
 import torch
 
 import holdfast as L
-from forkserver import serving
 from holdfast.callbacks import EarlyStopping, ModelCheckpoint
 from small_fits import Net, facts, fit, loaders, make_trainer, names, read
 
@@ -146,14 +145,10 @@ def resume_here(folder, name):
     torch.save(everything_of(trainer)["weights"], Path(folder, "end.pt"))
 
 
-def test_it_is_the_same_in_a_new_process(tmp_path, monkeypatch):
+def test_it_is_the_same_in_a_new_process(server, tmp_path):
     """Nothing of the first process is needed but its file."""
-    whole = fit(tmp_path, at_ends(tmp_path), net=Net(), shuffle=True, max_epochs=EPOCHS)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    with (
-        serving("torch", "holdfast") as server,
-        server.start("test_resume_exact:resume_here", str(tmp_path), "step=4.ckpt") as child,
-    ):
+    whole = fit(tmp_path, at_ends(tmp_path), shuffle=True, max_epochs=EPOCHS)
+    with server.start("test_resume_exact:resume_here", str(tmp_path), "step=4.ckpt") as child:
         assert child.wait() == 0
     assert same(torch.load(tmp_path / "end.pt", weights_only=True), everything_of(whole)["weights"])
 

@@ -91,7 +91,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_newest_good_one_named(tmp_path)
     data[len(data) // 3] ^= 1
     path.unlink()
     path.write_bytes(data)
-    with pytest.raises(Corrupt, match="epoch=0-step=4.ckpt"):
+    with pytest.raises(Corrupt, match=r"epoch=0-step=4\.ckpt"):
         fit(tmp_path / "b", ckpt_path=path)
 
 

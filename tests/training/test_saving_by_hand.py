@@ -73,7 +73,7 @@ def test_one_in_the_folder_of_the_run_belongs_to_the_run(tmp_path):
     assert names(tmp_path) == ["epoch=0-step=4.ckpt", "mine.ckpt"]
     best = ModelCheckpoint(tmp_path, monitor="val_loss")
     fit(tmp_path, best, net=Net(lambda epoch, step: 1.0 + epoch), ckpt_path=tmp_path / "mine.ckpt", max_epochs=4)
-    assert names(tmp_path) == ["epoch=0-step=4.ckpt", "mine.ckpt"]
+    assert names(tmp_path) == ["epoch=0-step=4.ckpt", "epoch=3-step=16.ckpt", "mine.ckpt"]  # the end of that fit
     assert best.best_model_path.endswith("epoch=0-step=4.ckpt")
     assert len({fact["run"]["id"] for fact in facts(tmp_path, "run")}) == 1
 

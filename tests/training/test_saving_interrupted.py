@@ -12,7 +12,6 @@ import pytest
 import torch
 
 import holdfast as L
-from forkserver import serving
 from holdfast.callbacks import ModelCheckpoint
 from holdfast.errors import ConfigError, NotFound
 from small_fits import Net, fit, names, read, steps
@@ -22,19 +21,6 @@ HERE = Path(__file__).parent
 
 class Trouble(Exception):
     pass
-
-
-@pytest.fixture(scope="module")
-def server():
-    """Children that have imported torch and holdfast."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE), before]))
-    with serving("torch", "holdfast", "holdfast.training.trainer") as running:
-        yield running
-    if before is None:
-        del os.environ["PYTHONPATH"]
-    else:
-        os.environ["PYTHONPATH"] = before
 
 
 def raising(where, at=5):

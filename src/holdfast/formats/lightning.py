@@ -19,9 +19,7 @@ _LISTS = {"optimizer": "optimizer_states", "scheduler": "lr_schedulers"}
 _OWN = "holdfast"
 
 
-def arrange(
-    parts: Mapping[str, Any], progress: Progress
-) -> tuple[dict[str, Any], dict[str, tuple[str | int, ...]]]:
+def arrange(parts: Mapping[str, Any], progress: Progress) -> tuple[dict[str, Any], dict[str, tuple[str | int, ...]]]:
     """Lay out the parts of a state as one dictionary.
 
     ``model`` becomes ``state_dict``; ``optimizer``, ``optimizer2``, … the list ``optimizer_states``;

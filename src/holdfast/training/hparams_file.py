@@ -31,7 +31,7 @@ def read_hparams(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def _yaml(file: Path) -> dict[str, Any]:
     try:
-        import yaml  # type: ignore[import-untyped]  # its stubs are a package of their own
+        import yaml
     except ImportError as error:
         raise ConfigError(f"Reading '{file}' needs PyYAML.", remedy="Install it: pip install pyyaml") from error
     try:

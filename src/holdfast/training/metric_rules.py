@@ -192,7 +192,7 @@ def checked_size(name: str, batch_size: Any) -> int:
     return size
 
 
-def _check_name(name: str, given: Given) -> None:
+def _check_name(name: Any, given: Given) -> None:
     if not isinstance(name, str) or not name:
         raise ConfigError(f"log({name!r}): a metric's name is a string that is not empty.")
     if given.add_dataloader_idx and "/dataloader_idx_" in name:
@@ -206,7 +206,7 @@ def _operation(name: str, reduce_fx: Any) -> str | Callable[[Any], Any]:
     plain = reduce_fx.lower() if isinstance(reduce_fx, str) else reduce_fx
     known = _SAME.get(plain, plain) if isinstance(plain, str) or callable(plain) else None
     if known in OPERATIONS or (callable(known) and not isinstance(known, str)):
-        return known  # type: ignore[no-any-return]
+        return known
     raise ConfigError(
         f"log({name!r}, reduce_fx={reduce_fx!r}): there is no such reduction.",
         remedy=f"Give one of {', '.join(map(repr, OPERATIONS))}, or a function of the tensor of all values.",

@@ -217,7 +217,7 @@ class Every(Reduction):
         self._fold()
         with lasting(), torch.no_grad():
             value = self._function(torch.cat(self._folded))
-            return value.clone() if isinstance(value, Tensor) else value  # type: ignore[no-any-return]
+            return value.clone() if isinstance(value, Tensor) else value
 
     @override
     def state_dict(self) -> dict[str, Any]:

@@ -1,0 +1,45 @@
+"""The single-process examples of "Customize checkpointing behavior" (Lightning 2.x): they run, their files are there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from small_fits import names
+
+EXAMPLES = Path(__file__).parent / "seed_examples"
+
+FILES = {
+    "best_two": ["my/path/epoch=1-step=10.ckpt", "my/path/epoch=2-step=15.ckpt"],
+    "logged_metric": ["lightning_logs/version_0/checkpoints/epoch=0-step=5.ckpt"],
+    "top_k": [
+        "my/path/sample-mnist-epoch=00-val_loss=0.50.ckpt",
+        "my/path/sample-mnist-epoch=01-val_loss=0.40.ckpt",
+        "my/path/sample-mnist-epoch=02-val_loss=0.32.ckpt",
+    ],
+    "last_k": [
+        "my/path/sample-mnist-epoch=00-global_step=4.ckpt",
+        "my/path/sample-mnist-epoch=01-global_step=9.ckpt",
+        "my/path/sample-mnist-epoch=02-global_step=14.ckpt",
+    ],
+    "validation_loss": ["lightning_logs/version_0/checkpoints/epoch=2-step=15.ckpt"],
+    "names": ["my/path/sample-mnist-epoch=02-val_loss=0.32.ckpt"],
+    "by_hand": ["example.ckpt", "lightning_logs/version_0/checkpoints/epoch=2-step=15.ckpt"],
+}
+
+
+def test_every_example_is_here():
+    """No script without its files."""
+    assert {path.stem for path in EXAMPLES.glob("*.py")} - {"small"} == set(FILES)
+
+
+@pytest.mark.parametrize("example", FILES)
+def test_the_example_runs_and_its_files_are_there(example, server, tmp_path):
+    """By the names that the page gives, and no others."""
+    with server.start("saving_child:run_script", str(EXAMPLES / f"{example}.py"), str(tmp_path)) as child:
+        printed = child.stdout.read()
+        assert child.wait() == 0
+    assert names(tmp_path) == FILES[example]
+    if example == "best_two":
+        assert printed == f"{tmp_path.resolve() / FILES[example][-1]}\n"
