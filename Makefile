@@ -41,6 +41,7 @@ demo: setup
 
 # The counted claims, whole: thousands of damaged files, dozens of kills. Needs strace for the kills at system calls.
 torture: setup
+	@command -v strace >/dev/null || { echo "make torture needs strace, for the kills at system calls."; exit 1; }
 	OMP_NUM_THREADS=1 HOLDFAST_TORTURE=whole $(BIN)/python -m pytest tests/torture --timeout 1800
 	OMP_NUM_THREADS=1 $(BIN)/python tests/mutations.py
 

@@ -1,6 +1,6 @@
 """Measure what a training step costs above a plain PyTorch loop, with Holdfast and with Lightning. Asserts nothing.
 
-    python benchmarks/step_cost.py [--rounds 7] [--steps 600] [--lightning .venv-lightning/bin/python] [--json FILE]
+    python benchmarks/step_cost.py [--rounds 7] [--steps 500] [--lightning .venv-lightning/bin/python] [--json FILE]
 
 Each round starts one process of either environment, in turn. Each process measures every setting, twice, with the
 plain loop right before and after it; what is shown is the median over the rounds of the difference. The trainers get
@@ -47,7 +47,7 @@ def main() -> None:
     """Let processes of both environments measure in turn, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--lightning", default=".venv-lightning/bin/python", help="its Python; '' leaves it out")
     parser.add_argument("--json", default="build/step_cost.json", help="where the raw figures go")
     parser.add_argument("--measure", choices=("holdfast", "lightning"), help=argparse.SUPPRESS)

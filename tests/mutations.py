@@ -95,8 +95,8 @@ MUTATIONS = (
         "I3",
         "a failure is told again at every later step",
         "engine/engine.py",
-        "flight, self._flight = self._flight, None",
-        "flight = self._flight",
+        "        self._flight = None\n        try:\n",
+        "        try:\n",
         "tests/torture/test_faults.py::test_a_first_failure_warns_once_and_the_next_trigger_tries_again",
     ),
     Mutation(

@@ -50,6 +50,16 @@ class Net(L.LightningModule):
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.9)]
 
 
+def falling(epoch, step):
+    """A metric that gets better, for who wants less of it."""
+    return 1.0 - epoch / 10
+
+
+def rising(epoch, step):
+    """One that gets worse."""
+    return 1.0 + epoch / 10
+
+
 def loaders(shuffle=False):
     """Four batches to train on, two to validate on."""
     data = torch.randn(16, 4, generator=torch.Generator().manual_seed(7))

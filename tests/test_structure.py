@@ -59,6 +59,7 @@ FACTS = {
     "rules": {"run", "policies"},
     "resumed": {"run", "attempt", "id", "name"},
     "committed": {"record", "files"},
+    "damaged": {"id", "files", "why"},
     "linked": {"id", "file"},
     "wanted": {"id", "policies"},
     "scored": {"id", "scores"},

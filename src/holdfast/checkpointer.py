@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -114,6 +115,7 @@ class Checkpointer:
         self._entered = False
         self._began = Progress()
         self._clocks: dict[float, float] = {}
+        self._alarm = math.inf
         self.progress = Progress()
         self._folder.store.prepare()
 
@@ -176,25 +178,31 @@ class Checkpointer:
             self._metrics = dict(loaded.manifest.metrics)
             tallies = loaded.manifest.tallies
             self._say_restored(loaded)
+        else:
+            logger.info("a fresh start in %s", self._folder.store.root)
         self._began = self.progress
         run = runs.begin(
             self._folder,
             source=loaded.record if loaded else None,
             elsewhere=loaded is not None and loaded.elsewhere,
         )
-        self._engine = Engine(
-            self._folder,
-            run,
-            self._policies,
-            self._capture,
-            group=self._strategy.group,
-            tallies=tallies,
-            on_error=self._on_save_error,
-            when_busy=self._when_busy,
-            report=logger.info,
-        )
-        now = time.monotonic()
-        self._clocks = {seconds: now + seconds for seconds in self._when.intervals}
+        try:
+            self._engine = Engine(
+                self._folder,
+                run,
+                self._policies,
+                self._capture,
+                group=self._strategy.group,
+                tallies=tallies,
+                on_error=self._on_save_error,
+                when_busy=self._when_busy,
+                report=logger.info,
+            )
+        except BaseException:
+            if run.lease is not None:
+                run.lease.release()  # this process may try again, and is to find the run free
+            raise
+        self._start_clocks()
         if loaded is not None and _RANDOM in loaded.parts:
             for sentence in random.restore(loaded.parts[_RANDOM]):
                 logger.warning(sentence)
@@ -222,7 +230,7 @@ class Checkpointer:
             p.samples + samples,
         )
         self._measure(metrics)
-        if self._signals.pending or self._clocks or not engine.idle(self.progress):
+        if self._signals.pending or self._alarm <= time.monotonic() or not engine.idle(self.progress):
             self._consider(Event.BATCH_END)
 
     def validated(self, metrics: Mapping[str, Any]) -> None:
@@ -319,8 +327,7 @@ class Checkpointer:
             events = (*events, Event.SIGNAL)
         ticket = engine.consider(self._moment(*events, requests=tuple(requests)))
         if ticket is not None and requests:
-            now = time.monotonic()
-            self._clocks = {seconds: now + seconds for seconds in self._clocks}
+            self._start_clocks()
         if pending is not None:
             self._end(pending)
 
@@ -331,6 +338,11 @@ class Checkpointer:
         logger.info("%s: saved at step %s, stopping", pending.name, f"{self.progress.steps:,}")
         self._signals.__exit__(None, None, None)
         _stop(pending)
+
+    def _start_clocks(self) -> None:
+        now = time.monotonic()
+        self._clocks = {seconds: now + seconds for seconds in self._when.intervals}
+        self._alarm = min(self._clocks.values(), default=math.inf)
 
     def _elapsed(self) -> Iterable[Request]:
         now = time.monotonic()

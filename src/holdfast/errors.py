@@ -1,15 +1,15 @@
 """The errors of Holdfast. Each says what happened, to what, what is still good, and what to do now.
 
-    HoldfastError
-    ├── ConfigError          what was asked for contradicts itself or cannot work (also a ValueError)
-    ├── CheckpointError      one checkpoint
-    │   ├── NotFound         there is none by that name (also a FileNotFoundError)
-    │   ├── Corrupt          its bytes are not the bytes that were saved
-    │   ├── Foreign          not written by Holdfast, and not readable as what was asked for
-    │   ├── Incompatible     it is whole, but does not fit the model, optimizer or object it is loaded into
-    │   └── SaveFailed       it was not published; what stood before still stands
-    ├── StoreError           one operation on one path of a store (also an OSError)
-    └── RankError            one rank of a group did not do its part
+HoldfastError
+├── ConfigError          what was asked for contradicts itself or cannot work (also a ValueError)
+├── CheckpointError      one checkpoint
+│   ├── NotFound         there is none by that name (also a FileNotFoundError)
+│   ├── Corrupt          its bytes are not the bytes that were saved
+│   ├── Foreign          not written by Holdfast, and not readable as what was asked for
+│   ├── Incompatible     it is whole, but does not fit the model, optimizer or object it is loaded into
+│   └── SaveFailed       it was not published; what stood before still stands
+├── StoreError           one operation on one path of a store (also an OSError)
+└── RankError            one rank of a group did not do its part
 """
 
 from __future__ import annotations

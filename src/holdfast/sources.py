@@ -1,4 +1,4 @@
-"""Find the checkpoint that a user means, and read parts of it, verified. Changes nothing at all."""
+"""Find the checkpoint that a user means, and read parts of it, verified. Changes nothing in memory."""
 
 from __future__ import annotations
 
@@ -49,6 +49,8 @@ class Loaded:
 def newest(home: Folder, *, parts: Collection[str], optional: Collection[str]) -> Loaded | None:
     """The newest checkpoint of ``home`` that verifies; None where there is none. Says what it passed over.
 
+    What was found damaged on the way is noted in the ledger, so that it ranks no more.
+
     Args:
         home: The folder.
         parts: Names of the parts to read.
@@ -62,6 +64,8 @@ def newest(home: Folder, *, parts: Collection[str], optional: Collection[str]) -
     )
     for passed in found.passed:
         logger.warning("passed over '%s': %s", passed.name, passed.why)
+        if passed.damaged is not None:
+            home.condemn(passed.damaged, passed.why)
     if found.passed:
         here = f"'{found.record.names[0]}'" if found.record else "the beginning"
         least = "" if found.exact else "at least "
@@ -121,10 +125,9 @@ def _find(home: Folder, source: str | os.PathLike[str], which: Which) -> tuple[F
         )
     listing = home.scan()
     if source in ("last", "best"):
-        record = resolve.last(listing) if source == "last" else resolve.best(listing, which)
-        if record is None:
-            raise NotFound("does not exist: the folder holds no checkpoint.", checkpoint=f"{home.store.root}/{source}")
-        return home, record
+        return home, resolve.last_of(listing, home.store.root) if source == "last" else resolve.best_of(
+            listing, which, home.store.root
+        )
     text = str(source)
     if os.path.isdir(text or os.curdir):  # noqa: PTH112  # Path's own raises for some paths that nothing can be at
         remedy = "Name a checkpoint in it, such as its last.ckpt."

@@ -337,7 +337,8 @@ except Exception as error:
 
 def test_a_tqdm_bar_on_a_terminal(trainer, terminal):
     """It draws the same numbers."""
-    pytest.importorskip("tqdm", reason="tqdm is an extra")
+    tqdm = pytest.importorskip("tqdm", reason="tqdm is an extra")
+    tqdm.tqdm.monitor_interval = 0  # its watching thread would outlive this test
     bar = TQDMProgressBar()
     bar.clock = Clock()
     trainer.progress_bar_metrics["loss"] = 0.25

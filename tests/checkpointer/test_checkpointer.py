@@ -416,9 +416,37 @@ def test_load_reads_what_a_word_a_name_or_a_path_says(three, monkeypatch):
     assert sorted(p.name for p in three.rglob("*")) == before
 
 
-def test_best_is_the_newest_kept_where_no_rule_ranks(three):
-    """Without a ranking rule there is no other best."""
-    assert weight(Checkpointer(three, when=never(), which=last(1)).load("best")) == 3
+def test_best_is_by_the_rules_of_the_run_where_the_reader_has_none(three):
+    """Another script, which knows nothing of the rules, gets what was best by them; never silently the last."""
+    assert weight(Checkpointer(three, when=never()).load("best")) == 2
+
+
+def test_there_is_no_best_where_no_rule_ranks(tmp_path):
+    """What is best cannot be guessed: neither without a rule, nor without a score."""
+    with Checkpointer(tmp_path, when=every(steps=1)) as ckpt:
+        ckpt.resume(model=torch.nn.Linear(1, 1))
+        ckpt.step()
+        with pytest.raises(NotFound, match=r"no rule of this run ranks its checkpoints\. Say by what"):
+            ckpt.load("best")
+    with pytest.raises(NotFound, match="no checkpoint has a score for 'loss'"):
+        Checkpointer(tmp_path, when=never(), which=best(1, "loss")).load("best")
+
+
+def test_a_checkpoint_found_damaged_ranks_no_more(tmp_path):
+    """Once a resume has passed over it, its place in the ranking is free, and its file stays for its owner to see."""
+    model = torch.nn.Linear(1, 1)
+    with Checkpointer(tmp_path, when=every(steps=1), which=best(1, "loss")) as ckpt:
+        ckpt.resume(model=model)
+        ckpt.step(metrics={"loss": 0.1})
+    (only,) = tmp_path.glob("epoch*.ckpt")
+    damage(only)
+    with Checkpointer(tmp_path, when=every(steps=1), which=best(1, "loss")) as ckpt:
+        assert ckpt.resume(model=model).steps == 0
+        ckpt.step(metrics={"loss": 0.9})
+        assert ckpt.load("best", parts=["model"])
+    found = listing(tmp_path)
+    assert [(r.scores["loss"], r.progress.steps) for r in found.records] == [(0.9, 1)]
+    assert only.name in {s.name for s in found.strangers}
 
 
 @pytest.mark.parametrize(("source", "step"), [("auto", 3), ("last", 3), ("best", 2), ("epoch=0-step=1.ckpt", 1)])

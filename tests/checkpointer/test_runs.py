@@ -255,6 +255,28 @@ def test_a_checkpoint_that_is_pinned_while_its_eviction_is_planned_stays(tmp_pat
     assert [r.id for r in listing(tmp_path).records] == [record.id]
 
 
+def test_a_checkpoint_pinned_while_all_its_names_are_planned_away_gets_another(tmp_path, monkeypatch):
+    """The later save of a step takes both names of the earlier one, which was pinned after the plan was made."""
+    model, amend = torch.nn.Linear(2, 2), publish.amend
+    with Checkpointer(tmp_path, when=every(steps=1) | every(epochs=1), which=last(3)) as ckpt:
+        ckpt.resume(model=model)
+        ckpt.step()
+        ckpt.load()  # waits for the save
+        (early,) = listing(tmp_path).records
+
+        def pinned_first(folder, *args, **options):
+            folder.ledger.write("pinned", id=early.id)
+            return amend(folder, *args, **options)
+
+        monkeypatch.setattr(publish, "amend", pinned_first)
+        ckpt.epoch_end()
+    assert [r.names for r in listing(tmp_path).records] == [
+        ("epoch=0-step=1-v1.ckpt",),
+        ("epoch=0-step=1.ckpt", "last.ckpt"),
+    ]
+    assert listing(tmp_path).records[0].id == early.id
+
+
 @pytest.mark.parametrize("lost", [LEDGER, ".holdfast"])
 def test_a_lost_ledger_loses_nothing_but_what_was_told_later(lost, tmp_path):
     """Records, order, runs, parents and attempts are in the checkpoints; the run goes on as it would have."""

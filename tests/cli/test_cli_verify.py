@@ -91,10 +91,7 @@ def test_what_lost_every_sign_is_corrupt_while_the_ledger_remembers(root: Path, 
     """A checkpoint that is all zeros by now is not called foreign; without a ledger nobody can know."""
     path = root / "epoch=0-step=100.ckpt"
     overwrite(path, 0, bytes(path.stat().st_size))
-    assert (
-        files(path, exit=10)[0]["why"]
-        == "the ledger says that Holdfast wrote it, and nothing of that is left"
-    )
+    assert files(path, exit=10)[0]["why"] == "the ledger says that Holdfast wrote it, and nothing of that is left"
     assert [f["verdict"] for f in files(root, exit=10)] == ["whole", "corrupt"]
     (root / LEDGER).unlink()
     assert files(path, exit=12)[0]["verdict"] == "foreign"
@@ -121,9 +118,7 @@ def test_what_is_not_there_is_not_success(root: Path, tmp_path: Path) -> None:
     assert files(tmp_path / "typo.ckpt", exit=11)[0]["verdict"] == "missing"
     assert files(root / "last.ckpt" / "below-a-file", exit=11)[0]["verdict"] == "missing"
     (tmp_path / "empty").mkdir()
-    assert (
-        files(tmp_path / "empty", exit=11)[0]["why"] == "there is no checkpoint of Holdfast's in this folder"
-    )
+    assert files(tmp_path / "empty", exit=11)[0]["why"] == "there is no checkpoint of Holdfast's in this folder"
     (tmp_path / "empty" / "other.ckpt").write_bytes(b"not ours")
     assert [f["verdict"] for f in files(tmp_path / "empty", exit=11)] == ["foreign", "missing"]
 

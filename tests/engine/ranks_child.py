@@ -109,7 +109,13 @@ def decides(group, root):
     place.engine.close(clean=True)
     group.barrier(phase="closed")
     record = place.folder.scan().records[-1]
-    return {"seen": seen, "planned": place.planned, "kept": place.kept(), "score": record.scores["loss"], "lines": len(place.lines)}
+    return {
+        "seen": seen,
+        "planned": place.planned,
+        "kept": place.kept(),
+        "score": record.scores["loss"],
+        "lines": len(place.lines),
+    }
 
 
 def write_fails(group, root):

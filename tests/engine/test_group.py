@@ -146,9 +146,7 @@ def test_solo_collects_what_another_thread_posts_later():
     """A collect that began before the post ends with it."""
     group = Solo()
     collected = {}
-    collector = threading.Thread(
-        target=lambda: collected.update(group.mailbox.collect("result", deadline=60))
-    )
+    collector = threading.Thread(target=lambda: collected.update(group.mailbox.collect("result", deadline=60)))
     collector.start()
     group.mailbox.post("result", "here")
     collector.join()

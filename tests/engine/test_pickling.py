@@ -185,3 +185,21 @@ def test_a_length_that_lies_takes_no_memory():
         tracemalloc.stop()
     assert peak < 2**20
     assert pickle.loads(b"\x80\x02Nr\xff\xff\x00\x00.") is None
+
+
+@pytest.mark.parametrize(
+    ("once", "again"),
+    [
+        (
+            b"c_codecs\nencode\nq\x01X\x40\x42\x0f\x00" + b"a" * 10**6 + b"q\x02X\x06\0\0\0latin1q\x03\x86R",
+            b"h\x01h\x02h\x03\x86R",
+        ),
+        (b"ctorch\nSize\nq\x01(" + b"K\x01" * 10**5 + b"tq\x02\x85R", b"h\x01h\x02\x85R"),
+        (b"(" + b"K\x01" * 10**5 + b"tq\x02", b"h\x02"),
+    ],
+    ids=["bytes", "a size", "a tuple"],
+)
+def test_a_pickle_that_unfolds_is_refused(once, again):
+    """A megabyte does not become gigabytes by being named over and over."""
+    with pytest.raises(unpickling.PickleError, match="unfolds"):
+        unpickling.loads(b"\x80\x02](" + once + again * 3000 + b"e.")

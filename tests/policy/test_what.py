@@ -11,9 +11,7 @@ from holdfast.policy.what import What, full, trainable_only, weights_only
 
 PARTS = ("model", "progress", "optimizer", "schedulers", "random", "loaders", "callbacks")
 
-paths = st.lists(st.sampled_from(["model", "optimizer", "backbone", "head", "0", "weight"]), min_size=1).map(
-    ".".join
-)
+paths = st.lists(st.sampled_from(["model", "optimizer", "backbone", "head", "0", "weight"]), min_size=1).map(".".join)
 patterns = st.sampled_from(["*", "model.*", "*.weight", "model.head.*", "*.0.*", "optimizer.*", "[hm]*"])
 whats = st.builds(
     What,

@@ -159,9 +159,7 @@ def test_below_the_horizon_nothing_is_due_and_at_it_something_is(
 ) -> None:
     """The loop's integer comparison agrees with ``due`` at every bare batch end, whatever the counters."""
     steps, batches, samples = advance
-    now = Progress(
-        steps=fired.steps + steps, batches=fired.batches + batches, samples=fired.samples + samples
-    )
+    now = Progress(steps=fired.steps + steps, batches=fired.batches + batches, samples=fired.samples + samples)
     tally = Tally(fired=fired)
     below = all(getattr(now, counter) < number for counter, number in when.horizon(tally))
     assert (when.due(BATCH, now, tally) is None) == below
@@ -216,9 +214,7 @@ def test_unions_are_associative_and_hold_no_trigger_twice(a: When, b: When, c: W
         (every(hours=2) | every(seconds=1), "every 2 hours or every second", (7200.0, 1.0)),
     ],
 )
-def test_a_when_reads_as_words_and_gives_its_intervals(
-    when: When, words: str, seconds: tuple[float, ...]
-) -> None:
+def test_a_when_reads_as_words_and_gives_its_intervals(when: When, words: str, seconds: tuple[float, ...]) -> None:
     """Log lines and plans print the words; the owner of the clock gets seconds."""
     assert str(when) == words
     assert when.intervals == seconds

@@ -19,9 +19,7 @@ HERE = Progress(epoch=2, batch=3, steps=15)
 # Characters that could matter to a path or to a template are more frequent than the rest.
 texts = st.text(st.one_of(st.sampled_from("./\\\0~:!{}[] =-_a0"), st.characters()), max_size=12)
 specs = st.one_of(
-    st.sampled_from(
-        ["", "d", ".2f", "g", "02d", "/>9", ".>3", "c", "n", "s", "x", ",d", "%", "r", "{0}", "\0<4"]
-    ),
+    st.sampled_from(["", "d", ".2f", "g", "02d", "/>9", ".>3", "c", "n", "s", "x", ",d", "%", "r", "{0}", "\0<4"]),
     st.text(string.printable, max_size=5),
 )
 numbers = st.one_of(st.floats(), st.integers(-(10**9), 10**9), st.sampled_from([46, 47, 92, 0, 46.0, 47.0]))
@@ -97,9 +95,7 @@ def peer_name(template: str, values: dict[str, float], **options: bool) -> str:
         ("{epoch}{epoch:02d}", False, {"epoch": 1}, "101.ckpt"),
     ],
 )
-def test_names_are_those_of_the_peers_pages(
-    template: str, auto: bool, values: dict[str, float], name: str
-) -> None:
+def test_names_are_those_of_the_peers_pages(template: str, auto: bool, values: dict[str, float], name: str) -> None:
     """Every file name that the pages print, or that their doctests give, letter by letter."""
     assert peer_name(template, values, auto_insert_metric_name=auto) == name
 
@@ -142,9 +138,7 @@ def test_values_are_written_as_their_format_says(template: str, scores: dict[str
     assert Where(template, auto_insert_metric_name=False).name(HERE, scores) == f"{name}.ckpt"
 
 
-@pytest.mark.parametrize(
-    "name", ["scores.real", "acc.__class__.__init__.__globals__", "acc[0]", "acc.numerator"]
-)
+@pytest.mark.parametrize("name", ["scores.real", "acc.__class__.__init__.__globals__", "acc[0]", "acc.numerator"])
 def test_a_field_never_reaches_into_a_value(name: str) -> None:
     """Where only ``acc`` is known, ``acc.anything`` is an unknown name and not an attribute of a number."""
     with pytest.raises(ConfigError, match="not known at this step"):
@@ -374,9 +368,7 @@ def test_no_name_climbs_out_of_its_folder(
     """Whatever template, metric and value are, the name is below the folder or is refused."""
     template = f"{before}{{{metric}{':' + spec if spec else ''}}}{after}"
     try:
-        where = Where(
-            template, alias=template, auto_insert_metric_name=auto, equals=equals, extension=extension
-        )
+        where = Where(template, alias=template, auto_insert_metric_name=auto, equals=equals, extension=extension)
     except ConfigError:
         return
     scores = dict.fromkeys(where.fields, value)

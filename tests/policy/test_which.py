@@ -40,9 +40,7 @@ def kept(which: Which, records: Sequence[Record]) -> str:
     return "".join(which.keep(records))
 
 
-number = st.one_of(
-    st.sampled_from([0.0, 1.0, 2.0, math.nan, math.inf, -math.inf]), st.floats(), st.integers(-9, 9)
-)
+number = st.one_of(st.sampled_from([0.0, 1.0, 2.0, math.nan, math.inf, -math.inf]), st.floats(), st.integers(-9, 9))
 records = st.lists(
     st.tuples(st.integers(0, 60), st.dictionaries(st.sampled_from(["loss", "score"]), number), st.booleans()),
     max_size=12,
@@ -194,9 +192,7 @@ def test_a_which_reads_as_words(which: Which, words: str) -> None:
 
 
 @given(whiches, records, st.randoms(use_true_random=False))
-def test_the_order_of_the_records_does_not_matter(
-    which: Which, records: list[Record], rng: random.Random
-) -> None:
+def test_the_order_of_the_records_does_not_matter(which: Which, records: list[Record], rng: random.Random) -> None:
     """Any listing of a folder gives the same answer, reasons and order included."""
     shuffled = rng.sample(records, len(records))
     assert list(which.keep(shuffled).items()) == list(which.keep(records).items())
@@ -294,9 +290,7 @@ def test_a_metric_that_should_rise_needs_a_mode(metric: str) -> None:
     assert best(1, metric, "max").metrics == best(1, metric, "min").metrics == (metric,)
 
 
-@pytest.mark.parametrize(
-    "metric", ["loss", "val_loss", "face_loss", "mapping_loss", "accel", "perplexity", "wer"]
-)
+@pytest.mark.parametrize("metric", ["loss", "val_loss", "face_loss", "mapping_loss", "accel", "perplexity", "wer"])
 def test_other_metrics_default_to_min(metric: str) -> None:
     """Only whole words count: ``face`` and ``mapping`` say nothing about more being better."""
     assert best(1, metric) == best(1, metric, "min")

@@ -98,9 +98,7 @@ def test_a_failure_of_any_call_leaves_the_old_or_the_new_object(store, operation
     """Old before the call that commits and new after it, never a part; nothing is left over or open."""
     before = descriptors()
     committed = set()
-    failures = each_failure(
-        lambda: operation(store), scene=lambda: set_scene(store, name, old), at_most=at_most
-    )
+    failures = each_failure(lambda: operation(store), scene=lambda: set_scene(store, name, old), at_most=at_most)
     for failure in failures:
         check_report(store, failure)
         committed.add(commit in failure.calls.functions())
@@ -175,12 +173,8 @@ def test_a_failure_of_any_call_while_locking_leaves_it_free(store):
         store.lock("folder/lease").release()
 
 
-@pytest.mark.parametrize(
-    "again", [lambda sink: sink.sync(), lambda sink: sink.publish("folder/a", replace=True)]
-)
-@pytest.mark.parametrize(
-    "first", [lambda sink: sink.sync(), lambda sink: sink.publish("folder/a", replace=True)]
-)
+@pytest.mark.parametrize("again", [lambda sink: sink.sync(), lambda sink: sink.publish("folder/a", replace=True)])
+@pytest.mark.parametrize("first", [lambda sink: sink.sync(), lambda sink: sink.publish("folder/a", replace=True)])
 def test_a_failed_sync_is_not_tried_again(store, first, again):
     """The system drops the bytes that it failed to write, and says "fine" if asked again."""
     sink = store.create("folder/a", owner="run", size=len(NEW))

@@ -126,8 +126,7 @@ class StoresAgree(RuleBasedStateMachine):
     @invariant()
     def hold_the_same(self):
         local, memory = (
-            {entry.name: (entry.bytes, read(store, entry.name)) for entry in store.list()}
-            for store in self.stores
+            {entry.name: (entry.bytes, read(store, entry.name)) for entry in store.list()} for store in self.stores
         )
         assert local == memory
 

@@ -17,9 +17,7 @@ def test_the_owner_is_read_back(name, owner):
     assert temporary.rpartition("/")[2].startswith(".")
 
 
-@pytest.mark.parametrize(
-    "name", ["a", "a.tmp", ".a", ".tmp", "..tmp", ".a.tmp", ".a.owner.tmp/b", "a.owner.tmp"]
-)
+@pytest.mark.parametrize("name", ["a", "a.tmp", ".a", ".tmp", "..tmp", ".a.tmp", ".a.owner.tmp/b", "a.owner.tmp"])
 def test_other_names_have_no_owner(name):
     """Users' own files are not taken for leftovers."""
     assert temporary_owner(name) is None

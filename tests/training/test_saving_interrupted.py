@@ -87,6 +87,16 @@ def test_an_error_in_a_callback_leaves_the_state_too(hook, tmp_path):
         fit(tmp_path, Bad(), ModelCheckpoint(tmp_path))
     assert len(names(tmp_path)) == 1
     assert fit(tmp_path, ModelCheckpoint(tmp_path), ckpt_path="last", max_epochs=5).global_step == 20
+    assert names(tmp_path) == ["epoch=4-step=20.ckpt"]
+
+
+def test_a_clean_end_leaves_what_the_rules_keep(tmp_path):
+    """What was resumed from goes too, once two newer ones are there; before, it stays."""
+    fit(tmp_path, ModelCheckpoint(tmp_path), max_epochs=1)
+    fit(tmp_path, ModelCheckpoint(tmp_path), ckpt_path="last", max_epochs=2)
+    assert names(tmp_path) == ["epoch=0-step=4.ckpt", "epoch=1-step=8.ckpt"]
+    fit(tmp_path, ModelCheckpoint(tmp_path), ckpt_path="last", max_epochs=4)
+    assert names(tmp_path) == ["epoch=3-step=16.ckpt"]
 
 
 def test_a_rescue_not_at_a_steps_end_is_marked_and_going_on_says_so(tmp_path, caplog):

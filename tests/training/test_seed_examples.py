@@ -1,4 +1,4 @@
-"""The single-process examples of "Customize checkpointing behavior" (Lightning 2.x): they run, their files are there."""
+"""The single-process examples of "Customize checkpointing behavior" (Lightning 2.x) run, and their files are there."""
 
 from __future__ import annotations
 

@@ -182,6 +182,11 @@ class Folder:
             told = {entries[0].inode}
         return tuple(e.name for e in entries if not told or e.inode in told)
 
+    def condemn(self, record: Record, why: str) -> None:
+        """Note that a checkpoint was found damaged: it ranks no more. Its file stays."""
+        entries = [entry for name in record.names if (entry := self.store.stat(name)) is not None]
+        self.ledger.write("damaged", id=record.id, files=[file_fact(e) for e in entries], why=why)
+
     def _record(self, id: str, names: tuple[str, ...]) -> Record:
         record = self._records[id]
         return replace(
@@ -252,6 +257,11 @@ class Folder:
         elif kind == "evicted":
             for name in fact["names"]:
                 self._ours.pop(name, None)
+        elif kind == "damaged":
+            for name, size, mtime_ns, inode in fact["files"]:
+                key = (size, mtime_ns, inode)
+                self._ids.pop(key, None)
+                self._strangers[key] = Stranger(name, size, Verdict.CORRUPT, text(fact["why"]))
         elif kind == "scored":
             scores = {name: real(value) for name, value in fact["scores"].items()}
             self._late.setdefault(fact["id"], {}).update(scores)

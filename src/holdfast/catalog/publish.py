@@ -50,13 +50,15 @@ def publish(
     """
     listing = folder.scan()
     first, *others = save.names
+    moved = [first] if first in save.moves else []  # the listing still has them where they were
     entries = [_first(folder, sink, listing, first, move=first in save.moves, going=going)]
     troubles = []
     try:
         for name in others:
             if name in save.moves:
-                _keep_what_is_there(folder, listing, name, going)
+                _keep_what_is_there(folder, listing, name, going, moved=moved)
             entries.append(_link(folder, entries[0].name, name, move=name in save.moves))
+            moved += [name] if name in save.moves else []
     except StoreError as error:
         troubles.append(error)
     record = records.project(manifest, bytes=bytes, names=tuple(e.name for e in entries))
@@ -148,13 +150,19 @@ def _link(folder: Folder, source: str, name: str, *, move: bool) -> Entry:
             name = Where().versioned(name, taken)
 
 
-def _keep_what_is_there(folder: Folder, listing: Listing, name: str, going: Collection[str]) -> None:
-    """Before ``name`` moves: what stands there, has no other name, and was not let go, gets a name of its own."""
+def _keep_what_is_there(
+    folder: Folder, listing: Listing, name: str, going: Collection[str], *, moved: Collection[str] = ()
+) -> None:
+    """Before ``name`` moves: what stands there, has no other name, and was not let go, gets a name of its own.
+
+    ``moved`` are names that went elsewhere since ``listing`` was made.
+    """
     if name not in listing.names:
         return
     record = listing.by_name(name)
     if record is not None:
-        if any(other != name for other in record.names) or (record.id in going and not record.pinned):
+        others = set(record.names) - {name, *moved}
+        if others or (record.id in going and not record.pinned):
             return
         wanted = Where().name(record.progress, record.scores)
     else:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from holdfast.catalog import records
 from holdfast.catalog.folder import Folder, Listing
 from holdfast.catalog.verify import Damage, Finding, Verdict, read_manifest, verify
-from holdfast.errors import Corrupt, Foreign, NotFound, StoreError
+from holdfast.errors import ConfigError, Corrupt, Foreign, NotFound, StoreError
 from holdfast.policy.values import Record
 from holdfast.policy.which import Which
 from holdfast.store import Store
@@ -25,11 +26,13 @@ class Passed:
         name: Its name.
         why: What is wrong with it.
         steps: Optimizer steps that it holds, where that is still known.
+        damaged: Its record, where it was read and its bytes are wrong.
     """
 
     name: str
     why: str
     steps: int | None = None
+    damaged: Record | None = None
 
 
 @dataclass(frozen=True)
@@ -70,10 +73,46 @@ def last(listing: Listing) -> Record | None:
     return newest[0] if newest else None
 
 
-def best(listing: Listing, which: Which) -> Record | None:
-    """The best of the newest run by the first ranking rule of ``which``."""
+def last_of(listing: Listing, root: str) -> Record:
+    """As ``last``; raises ``NotFound`` where there is none."""
+    record = last(listing)
+    if record is None:
+        raise NotFound("does not exist: the folder holds no checkpoint that can be resumed.", checkpoint=f"{root}/last")
+    return record
+
+
+def best_of(listing: Listing, which: Which, root: str) -> Record:
+    """The best of the newest run, by the first ranking rule of ``which``, or else of the run's own rules.
+
+    Raises:
+        NotFound: There is no checkpoint, no rule that ranks, or no score to rank by.
+    """
     run = listing.newest_run()
-    return which.best_of(listing.of_run(run)) if run else None
+    if run is None:
+        raise NotFound("does not exist: the folder holds no checkpoint.", checkpoint=f"{root}/best")
+    ranking = next((rules for rules in (which, *_own_rules(listing, run)) if rules.ranks()), None)
+    if ranking is None:
+        raise NotFound(
+            "does not exist: no rule of this run ranks its checkpoints.",
+            checkpoint=f"{root}/best",
+            remedy="Say by what: which=best(1, METRIC).",
+        )
+    found = ranking.best_of([r for r in listing.of_run(run) if ranking.metrics[0] in r.scores])
+    if found is None or ranking.metrics[0] not in found.scores:
+        scored = sorted({name for r in listing.of_run(run) for name in r.scores})
+        raise NotFound(
+            f"does not exist: no checkpoint has a score for '{ranking.metrics[0]}'.",
+            checkpoint=f"{root}/best",
+            remedy=f"Their scores are for: {', '.join(scored) or 'nothing'}.",
+        )
+    return found
+
+
+def _own_rules(listing: Listing, run: str) -> Iterator[Which]:
+    """The rules by which a run said that it keeps; not those that only a later version understands."""
+    for rules in listing.rules.get(run, {}).values():
+        with suppress(ConfigError):
+            yield Which.from_json(rules)
 
 
 def auto(listing: Listing, read: Callable[[Record], T]) -> Found[T]:
@@ -86,7 +125,9 @@ def auto(listing: Listing, read: Callable[[Record], T]) -> Found[T]:
         try:
             return Found(record, read(record), (*_newer_wrecks(listing, record), *passed))
         except Corrupt as error:
-            passed.append(Passed(record.names[0], str(error), record.progress.steps))
+            # What could not be read may be read another time; what was read and is wrong stays wrong.
+            damaged = None if isinstance(error.__cause__, StoreError) else record
+            passed.append(Passed(record.names[0], str(error), record.progress.steps, damaged))
     return Found(None, None, (*_newer_wrecks(listing, None), *passed))
 
 

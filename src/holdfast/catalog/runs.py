@@ -54,16 +54,17 @@ def begin(folder: Folder, *, source: Record | None = None, elsewhere: bool = Fal
     """
     with folder.exclusive():  # two that begin at once do not get one ordinal
         lease = folder.store.lock(lease_name(source.run)) if source is not None and not elsewhere else None
-        run = _take(folder, source, lease)
         try:
+            run = _take(folder, source, lease)
+            lease = run.lease
             folder.ledger.write("run", run=vars(run.ref), host=socket.gethostname(), pid=os.getpid())
             if source is not None:
                 took = {"id": source.id, "name": source.names[0] if source.names else ""}
                 folder.ledger.write("resumed", run=run.ref.id, attempt=run.ref.attempt, **took)
             _sweep(folder, run)
         except BaseException:
-            assert run.lease is not None
-            run.lease.release()
+            if lease is not None:
+                lease.release()  # this process may try again, and is to find the run free
             raise
     return run
 

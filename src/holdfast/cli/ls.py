@@ -60,8 +60,7 @@ def document(listing: Listing, *, directory: str, now: float) -> dict[str, Any]:
         "directory": directory,
         "checkpoints": [_checkpoint(record, kept[record.id], now) for record in listing.records],
         "strangers": [
-            {"name": s.name, "verdict": s.verdict.value, "why": s.why, "bytes": s.bytes}
-            for s in listing.strangers
+            {"name": s.name, "verdict": s.verdict.value, "why": s.why, "bytes": s.bytes} for s in listing.strangers
         ],
         "unfinished": list(listing.leftovers),
     }

@@ -95,9 +95,7 @@ class Table:
         from rich.padding import Padding
 
         for first, *rest in rows:
-            facts = [
-                f"{heading} {cell}" for heading, cell in zip(self.headings[1:], rest, strict=True) if cell
-            ]
+            facts = [f"{heading} {cell}" for heading, cell in zip(self.headings[1:], rest, strict=True) if cell]
             console.print(first)
             console.print(Padding.indent(", ".join(facts), 4))
 

@@ -103,10 +103,7 @@ class Engine:
         return not self._reached(progress)
 
     def _reached(self, progress: Progress) -> bool:
-        for counter, number in self._horizon:  # written out, for it is asked after each batch
-            if getattr(progress, counter) >= number:
-                return True
-        return False
+        return any(getattr(progress, counter) >= number for counter, number in self._horizon)
 
     @property
     def under_way(self) -> bool:
@@ -140,7 +137,7 @@ class Engine:
             return None
         if bare and self._when_busy == "skip" and self._busy():
             return None
-        self.settle()
+        self.settle(then=moment)
         decided, unread = self._plan(moment)
         self.tallies = decided.tallies
         self._horizon = planning.horizon(self.policies, self.tallies)
@@ -160,24 +157,28 @@ class Engine:
         self._flight = self._writer.begin(names, lambda: self._save(decided, jobs, moment.progress, key))
         return self._flight
 
-    def settle(self, *, last: bool = False, manual: bool = False) -> Record | None:
+    def settle(self, *, last: bool = False, manual: bool = False, then: Moment | None = None) -> Record | None:
         """Wait for the save under way, if there is one, and say what came of it, once.
 
         Args:
             last: Whether no later trigger can try again: a failure then raises.
             manual: Whether a user asked for this very save: a failure then raises.
+            then: What is to be saved next. Where that is the last chance, a failure only warns: it comes first.
 
         Raises:
             SaveFailed: It failed, and is not to be tried again.
         """
-        flight, self._flight = self._flight, None
+        flight = self._flight
         if flight is None:
             return None
+        flight.wait()  # interrupted here, it is still under way
+        self._flight = None
         try:
             record = flight.record
         except SaveFailed as error:
             self._failures += 1
-            if last or manual or self._on_error == "raise" or self._failures >= _FAILURES_IN_A_ROW:
+            fatal = self._on_error == "raise" or self._failures >= _FAILURES_IN_A_ROW
+            if last or manual or (fatal and not (then is not None and _is_last_chance(then))):
                 raise
             warnings.warn(str(error), SaveFailedWarning, stacklevel=4)
             return None
@@ -225,7 +226,7 @@ class Engine:
                 moment,
                 records=listing.records,
                 run=self.run.ref.id,
-                protected=self._protected(),
+                protected=self.protected(),
                 abandoned=self._abandoned,
                 taken=listing.names,
             )
@@ -237,7 +238,7 @@ class Engine:
             self._group.broadcast({"plan": planning.to_json(decided), "error": words(unread)}, phase="plan")
         return decided, unread
 
-    def _protected(self) -> dict[str, str]:
+    def protected(self) -> dict[str, str]:
         """The checkpoint that was resumed from, until two newer ones are durable."""
         source = self.run.source
         if source is None or len(self._durable) >= 2:
@@ -359,6 +360,10 @@ def _after(checkpoint: str, trouble: HoldfastError) -> str:
     good = "It is whole and durable; not all that it replaces has been evicted."
     parts = (f"checkpoint '{checkpoint}' was saved, and then: {trouble.what}", good, trouble.remedy, _AGAIN)
     return " ".join(filter(None, parts))
+
+
+def _is_last_chance(moment: Moment) -> bool:
+    return bool(moment.events & {Event.FIT_END, Event.SIGNAL, Event.EXCEPTION})
 
 
 def _line(record: Record, seconds: float, evicted: Sequence[str]) -> str:

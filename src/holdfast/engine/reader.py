@@ -13,7 +13,7 @@ import torch
 from holdfast.catalog import layout
 from holdfast.catalog.manifest import EntryInfo, Manifest
 from holdfast.catalog.verify import Damage, check_structure, describe, read_manifest
-from holdfast.engine import plain, unpickling
+from holdfast.engine import pickling, plain, unpickling
 from holdfast.engine.statetree import TensorRef, at, dotted, put_together, references, spelled
 from holdfast.errors import ConfigError, Corrupt, Foreign, Incompatible, NotFound, StoreError
 from holdfast.store import Reader
@@ -152,6 +152,8 @@ class CheckpointFile:
         entry = self._entries.get(layout.PICKLE_ENTRY)
         if entry is None:
             raise self._corrupt("it has no data.pkl")
+        if entry.length > pickling.MAX_BYTES:  # before so much memory is asked for
+            raise self._corrupt(f"its data.pkl has {entry.length:,} bytes, more than {pickling.MAX_BYTES:,}")
         try:
             root = unpickling.loads(self._read(entry))
         except unpickling.PickleError as error:

@@ -73,6 +73,12 @@ class _Storage:
         self.location = location
 
 
+_UNFOLDED = 32
+_UNFOLDED_ANYWAY = 2**24
+"""Items that what is met again may make anew: so many for each byte of the pickle, or so many whatever its length.
+
+Pickles of ours stay far below: in them only tuples that are keys are met again.
+"""
 _SHARED = (bytes, complex, torch.Size, torch.dtype, torch.device, _Name)
 
 
@@ -88,6 +94,7 @@ class _Interpreter:
         self.stack: list[Any] = []
         self.depths = bytearray()
         self.memo: dict[int, Any] = {}
+        self.unfolded = 0
 
     def run(self) -> Any:
         while True:
@@ -150,6 +157,13 @@ class _Interpreter:
         """Note that the topmost value now holds one that is ``depth`` deep."""
         self.push(self.stack.pop(), max(self.depths.pop(), depth + 1))
 
+    def unfold(self, value: Any) -> None:
+        """Count what is made once more of a value that may stand in the pickle once."""
+        if isinstance(value, (str, tuple)):
+            self.unfolded += len(value)
+        if self.unfolded > max(_UNFOLDED * len(self.data), _UNFOLDED_ANYWAY):
+            raise PickleError("the pickle unfolds into far more than it holds")
+
     # One method an opcode family; _STEPS below is the closed list.
 
     def proto(self) -> None:
@@ -199,6 +213,8 @@ class _Interpreter:
     def get(self, kind: str) -> None:
         (index,) = struct.unpack(kind, self.take(struct.calcsize(kind)))
         value = self.memo[index]
+        if type(value) is tuple:
+            self.unfold(value)
         if type(value) not in _SHARED and not _is_key(value):
             # What we write is a tree. A container met twice would let a small file unfold into a huge state.
             raise PickleError(f"the pickle holds one {type(value).__name__} in two places")
@@ -227,6 +243,8 @@ class _Interpreter:
         (function, arguments), depth = self.pop_several(2)
         if not isinstance(function, _Name) or function.text not in _BUILDERS or type(arguments) is not tuple:
             raise PickleError("the pickle calls what a checkpoint never does")
+        for argument in arguments:
+            self.unfold(argument)
         self.push(_BUILDERS[function.text](*arguments), depth - 1)  # the arguments' tuple itself is gone
 
     def build(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from holdfast.policy.values import Record
 
@@ -36,6 +36,10 @@ class Ticket:
     def durable(self) -> bool:
         """Whether it is over: a loss of power loses nothing of it, or it has failed."""
         return self._durable.done()
+
+    def wait(self) -> None:
+        """Return when it is over, well or not."""
+        wait([self._durable])
 
     @property
     def record(self) -> Record | None:

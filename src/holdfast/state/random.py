@@ -100,9 +100,7 @@ def _capture_numpy() -> dict[str, Any]:
 def _read_numpy(saved: Any, left: list[str]) -> Callable[[], None]:
     name, here = _mapping("numpy", saved, "bit_generator")["bit_generator"], _numpy_generator()
     if name != "MT19937":
-        left.append(
-            f"NumPy's global generator was a {name}, of which only MT19937 is saved; it was not restored."
-        )
+        left.append(f"NumPy's global generator was a {name}, of which only MT19937 is saved; it was not restored.")
         return _nothing
     if here != name:
         left.append(f"NumPy's global generator is a {here} now and was a {name}; its state was not restored.")

@@ -28,9 +28,7 @@ def make_folder(folder: str) -> None:
         missing.append(folder)
         folder = os.path.dirname(folder)
     for path in reversed(missing):
-        with suppress(
-            FileExistsError
-        ):  # another process was faster; if it is a file, what comes next says so
+        with suppress(FileExistsError):  # another process was faster; if it is a file, what comes next says so
             os.mkdir(path)
         sync_folder(os.path.dirname(path))
 

@@ -271,9 +271,7 @@ class LocalSink:
                 self.discard()
             raise
 
-    def _publish(
-        self, name: str, move: Callable[[str, str], None], *, seal: Callable[[int], None] | None
-    ) -> Entry:
+    def _publish(self, name: str, move: Callable[[str, str], None], *, seal: Callable[[int], None] | None) -> Entry:
         path = os.path.join(self._root, checked_name("publish", name))
         with reported("publish", path):
             settled = self._settle(seal)

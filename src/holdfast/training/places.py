@@ -167,20 +167,27 @@ class Place:
 
     # Ends
 
-    def drop_rescues(self) -> None:
-        """After a clean end: rescues go, once something newer has replaced them."""
-        own = [r for r in self._own() if r.what == str(full)]
+    def tidy(self) -> None:
+        """After a clean end: rescues go once something newer is there, and what was resumed from once two are."""
+        engine, own = self.ready(), [r for r in self._own() if r.what == str(full)]
+        source, protected = engine.run.source, engine.protected()
         gone = {}
-        for record in (r for r in own if RESCUE.name in r.policies):
-            newer = any(r.order > record.order for r in own)
-            others = [p for p in self.policies if p.name in record.policies and p.name != RESCUE.name]
-            wanted = any(record.id in p.which.keep(self.records(p.name)) for p in others)
-            if newer and not wanted:
+        for record in own:
+            rescued = RESCUE.name in record.policies and any(r.order > record.order for r in own)
+            resumed = source is not None and record.id == source.id and record.id not in protected
+            if (rescued or resumed) and not self._wanted(record):
                 gone[record.id] = "the run ended clean"
         if gone:
             assert self.run is not None, "a run has ended"
             with self.folder.exclusive():
                 publishing.evict(self.folder, gone, self.run.id)
+
+    def _wanted(self, record: Record) -> bool:
+        """Whether a rule keeps it, or a user, or a policy that is not known here."""
+        known = {p.name: p for p in self.policies if p.name in record.policies}
+        rules = [p for p in known.values() if p not in (FINAL, RESCUE)]
+        unknown = not record.policies or set(record.policies) - set(known)
+        return bool(unknown) or record.pinned or any(record.id in p.which.keep(self.records(p.name)) for p in rules)
 
     def _own(self) -> tuple[Record, ...]:
         return self.folder.scan().of_run(self.run.id) if self.run is not None else ()

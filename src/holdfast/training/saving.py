@@ -16,7 +16,7 @@ from holdfast.catalog.folder import Folder
 from holdfast.catalog.manifest import RunRef
 from holdfast.engine.engine import Engine
 from holdfast.engine.job import Captured
-from holdfast.errors import ConfigError, HoldfastError, SaveFailed
+from holdfast.errors import ConfigError, HoldfastError
 from holdfast.log import logger
 from holdfast.policy.values import Event, Moment, Progress, Record, Request, Score, Tally
 from holdfast.policy.what import What
@@ -122,10 +122,7 @@ class Saving:
         if not self._places:
             return True
         progress = self._progress()
-        for place in self._places:  # a loop that is written out: this is asked after each batch
-            if not place.idle(progress):
-                return False
-        return True
+        return all(place.idle(progress) for place in self._places)
 
     def check_signal(self) -> None:
         """Between batches of a validation: answer a signal with the state from before it began."""
@@ -166,19 +163,20 @@ class Saving:
 
     def close(self, *, clean: bool) -> None:
         """Finish what is under way; after a clean end no rescue is left. Raises what the last save raised."""
-        failed: SaveFailed | None = None
-        for place in self._places:
-            if place.engine is None:
-                continue
-            engine, place.engine = place.engine, None
+        failed: HoldfastError | None = None
+        for place in [p for p in self._places if p.engine is not None]:
+            engine = place.ready()
             try:
                 engine.settle(last=True)
                 if clean:
-                    place.drop_rescues()
-                engine.close(clean=clean)
-            except SaveFailed as error:
+                    place.tidy()
+            except HoldfastError as error:
                 failed = failed or error
-                engine.close(clean=False)
+            place.engine = None
+            try:
+                engine.close(clean=clean and failed is None)
+            except HoldfastError as error:
+                failed = failed or error
         pending, over, self._over = self._signals.pending, self._over, True
         if failed is not None:
             raise failed
