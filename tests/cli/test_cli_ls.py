@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cli.cli_page import PAGE, keys_of
+from holdfast import log
 from holdfast.catalog import records
 from holdfast.catalog.folder import Folder
 from holdfast.cli import main, text
@@ -242,7 +243,7 @@ def test_ages_for_people(seconds: float | None, shown: str) -> None:
 )
 def test_sizes_for_people(size: int, shown: str) -> None:
     """Powers of 1,000, never '1000.0 kB'."""
-    assert text.size(size) == shown
+    assert log.size(size) == shown
 
 
 def test_times_for_programs() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from holdfast import log
 from holdfast.catalog.folder import Folder, Listing
 from holdfast.catalog.manifest import number
 from holdfast.cli import places, text
@@ -99,7 +100,7 @@ def _show(listing: Listing, directory: str, now: float) -> None:
         click.echo("")
         Table(
             ("not a checkpoint", "is", "size", "why"),
-            [(s.name, s.verdict.value, text.size(s.bytes), s.why) for s in listing.strangers],
+            [(s.name, s.verdict.value, log.size(s.bytes), s.why) for s in listing.strangers],
             right=("size",),
             folding={"not a checkpoint": 16, "why": 24},
         ).show()
@@ -133,7 +134,7 @@ def _row(record: Record, kept: Kept, now: float) -> dict[str, str]:
         "epoch": str(record.progress.epoch),
         "scores": _scores(record.scores),
         "age": text.age(age),
-        "size": text.size(record.bytes),
+        "size": log.size(record.bytes),
         "kept because": kept.why,
         "goes": "next" if kept.next_to_go else "",
     }

@@ -18,16 +18,6 @@ def plain(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def size(bytes: int) -> str:
-    """A number of bytes for people, in powers of 1,000."""
-    value, unit = float(bytes), "B"
-    for unit in ("B", "kB", "MB", "GB", "TB", "PB"):
-        if value < 999.95 or unit == "PB":
-            break
-        value /= 1000
-    return f"{bytes} B" if unit == "B" else f"{value:.1f} {unit}"
-
-
 def age(seconds: float | None) -> str:
     """How long ago, for people; of a clock that was ahead of ours, negative."""
     if seconds is None:

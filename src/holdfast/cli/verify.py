@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from holdfast import log
 from holdfast.catalog.folder import Folder, Listing, identity
 from holdfast.catalog.verify import verify as verify_file
 from holdfast.cli import places, text
@@ -181,7 +182,7 @@ def _show(results: Sequence[Result]) -> None:
             (
                 ", ".join(_paths(result)),
                 result.verdict,
-                "" if result.bytes is None else text.size(result.bytes),
+                "" if result.bytes is None else log.size(result.bytes),
                 "" if result.bytes is None else f"{result.seconds:.3f}",
                 result.why,
             )

@@ -18,6 +18,7 @@ from holdfast.engine.group import Group, Solo
 from holdfast.engine.job import Capture, Job, prepare
 from holdfast.engine.writer import Ticket, Writer
 from holdfast.errors import ConfigError, HoldfastError, RankError, SaveFailed, StoreError
+from holdfast.log import size
 from holdfast.policy import plan as planning
 from holdfast.policy.plan import Plan, Policy, Save
 from holdfast.policy.values import Event, Moment, Progress, Record, Tally
@@ -368,5 +369,4 @@ def _is_last_chance(moment: Moment) -> bool:
 
 def _line(record: Record, seconds: float, evicted: Sequence[str]) -> str:
     gone = f"; evicted {', '.join(evicted)}" if evicted else ""
-    size = record.bytes / 1e6
-    return f"saved {', '.join(record.names)} ({record.reason}), {size:,.1f} MB, durable in {seconds:.2f} s{gone}"
+    return f"saved {', '.join(record.names)} ({record.reason}), {size(record.bytes)}, durable in {seconds:.2f} s{gone}"
