@@ -37,13 +37,14 @@ WITHOUT_TORCH = {"policy", "store", "catalog", "cli", "errors", "log"}
 
 PUBLIC = [
     "Checkpointer",
+    "Trainer", "LightningModule", "LightningDataModule", "Callback", "seed_everything",
     "every", "at", "never",
     "best", "last", "everything", "nothing", "pinned",
     "full", "weights_only", "trainable_only",
     "Event", "Progress",
     "MemoryStore",
     "HoldfastError", "ConfigError", "CheckpointError", "NotFound", "Corrupt", "Foreign", "Incompatible",
-    "SaveFailed", "StoreError", "RankError",
+    "SaveFailed", "StoreError", "RankError", "SaveFailedWarning", "OpaqueStateWarning",
     "__version__",
 ]  # fmt: skip
 

@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 from holdfast._version import __version__
 
 if TYPE_CHECKING:
+    from holdfast.callbacks.callback import Callback
     from holdfast.checkpointer import Checkpointer
+    from holdfast.engine.engine import SaveFailedWarning
+    from holdfast.engine.job import OpaqueStateWarning
     from holdfast.errors import (
         CheckpointError,
         ConfigError,
@@ -28,7 +31,11 @@ if TYPE_CHECKING:
     from holdfast.policy.what import full, trainable_only, weights_only
     from holdfast.policy.when import at, every, never
     from holdfast.policy.which import best, everything, last, nothing, pinned
+    from holdfast.seed import seed_everything
     from holdfast.store import MemoryStore
+    from holdfast.training.datamodule import LightningDataModule
+    from holdfast.training.module import LightningModule
+    from holdfast.training.trainer import Trainer
 
 _HOMES = {
     "holdfast.training.trainer": ("Trainer",),
@@ -42,6 +49,8 @@ _HOMES = {
     "holdfast.policy.what": ("full", "weights_only", "trainable_only"),
     "holdfast.policy.values": ("Event", "Progress"),
     "holdfast.store": ("MemoryStore",),
+    "holdfast.engine.engine": ("SaveFailedWarning",),
+    "holdfast.engine.job": ("OpaqueStateWarning",),
     "holdfast.errors": (
         "HoldfastError",
         "ConfigError",
@@ -59,13 +68,14 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Checkpointer",
+    "Trainer", "LightningModule", "LightningDataModule", "Callback", "seed_everything",
     "every", "at", "never",
     "best", "last", "everything", "nothing", "pinned",
     "full", "weights_only", "trainable_only",
     "Event", "Progress",
     "MemoryStore",
     "HoldfastError", "ConfigError", "CheckpointError", "NotFound", "Corrupt", "Foreign", "Incompatible",
-    "SaveFailed", "StoreError", "RankError",
+    "SaveFailed", "StoreError", "RankError", "SaveFailedWarning", "OpaqueStateWarning",
     "__version__",
 ]  # fmt: skip
 
