@@ -86,14 +86,8 @@ class Single:
         """Check all, then load all: models first, whatever the order in which they were given."""
         problems = [p for name, state in parts.items() for p in _problems(name, objects[name], state)]
         problems += order_problems(objects, {n: g for n, g in (groups or {}).items() if n in parts})
-        if problems:
-            shown = "; ".join(problems[:20]) + (f"; and {len(problems) - 20} more" if len(problems) > 20 else "")
-            raise Incompatible(
-                f"does not fit: {shown}.",
-                checkpoint=checkpoint,
-                good="Nothing was changed, neither in memory nor on disk.",
-                remedy="Build the same model and optimizer as when it was saved, or load single parts of it.",
-            )
+        remedy = "Build the same model and optimizer as when it was saved, or load single parts of it."
+        require_none(problems, checkpoint=checkpoint, remedy=remedy)
         for name in sorted(parts, key=lambda n: not isinstance(objects[n], torch.nn.Module)):
             try:
                 _put(objects[name], parts[name])
@@ -104,6 +98,22 @@ class Single:
                     good="Nothing on disk was changed.",
                     remedy="In memory the objects before it are changed already: build them anew.",
                 ) from error
+
+
+def require_none(problems: Sequence[str], *, checkpoint: str, remedy: str) -> None:
+    """Refuse a checkpoint that does not fit, with all that is wrong in one error, before anything is changed.
+
+    Raises:
+        Incompatible: There are problems.
+    """
+    if problems:
+        shown = "; ".join(problems[:20]) + (f"; and {len(problems) - 20} more" if len(problems) > 20 else "")
+        raise Incompatible(
+            f"does not fit: {shown}.",
+            checkpoint=checkpoint,
+            good="Nothing was changed, neither in memory nor on disk.",
+            remedy=remedy,
+        )
 
 
 def _put(target: Any, state: Any) -> None:

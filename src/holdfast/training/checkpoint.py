@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from holdfast.callbacks.callback import Callback
-from holdfast.errors import Incompatible
 from holdfast.formats.lightning import LIGHTNING_VERSION
 from holdfast.log import logger
 from holdfast.policy.values import Progress
 from holdfast.policy.what import What
 from holdfast.state import random
-from holdfast.strategies.single import group_names, module_problems, optimizer_problems, order_problems
+from holdfast.strategies.single import group_names, module_problems, optimizer_problems, order_problems, require_none
 from holdfast.training.hparams import checkpoint_entries
 
 if TYPE_CHECKING:
@@ -157,14 +156,8 @@ def check(
             problems += optimizer_problems(name, optimizer, state)
         known = {name: names for name, names in groups.items() if name in optimizers}
         problems += order_problems({"model": parts.module, **optimizers}, known)
-    if problems:
-        shown = "; ".join(problems[:20]) + (f"; and {len(problems) - 20} more" if len(problems) > 20 else "")
-        raise Incompatible(
-            f"does not fit: {shown}.",
-            checkpoint=checkpoint,
-            good="Nothing was changed, neither in memory nor on disk.",
-            remedy="Build the model and the optimizers as they were, or take only the weights: load_from_checkpoint().",
-        )
+    remedy = "Build the model and the optimizers as they were, or take only the weights: load_from_checkpoint()."
+    require_none(problems, checkpoint=checkpoint, remedy=remedy)
 
 
 def restore(root: Mapping[str, Any], parts: Parts, *, strict: bool) -> None:
