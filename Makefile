@@ -37,6 +37,7 @@ docs: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/docs
 
 demo: setup
+	OMP_NUM_THREADS=1 $(BIN)/python examples/kill_and_resume.py examples/digits_trainer.py
 	OMP_NUM_THREADS=1 $(BIN)/python examples/kill_and_resume.py examples/digits_loop.py
 
 # The counted claims, whole: thousands of damaged files, dozens of kills. Needs strace for the kills at system calls.
