@@ -183,7 +183,7 @@ MUTATIONS = (
         "I7",
         "a save begins while another is being written",
         "engine/engine.py",
-        "        self.settle()\n        decided, unread",
+        "        self.settle(then=moment)\n        decided, unread",
         "        decided, unread",
         "tests/torture/test_order.py::test_one_save_is_in_flight",
     ),

@@ -47,7 +47,7 @@ def runs(folder):
 
 def test_resuming_in_the_same_folder_continues_the_run(tmp_path):
     """The same id, the next attempt, the next place among its saves; rules go on over the checkpoints of both."""
-    go(tmp_path, 3, gone=True)
+    go(tmp_path, 3, gone=True, which=last(3))
     go(tmp_path, 5, gone=True, which=last(3))
     go(tmp_path, 6, which=last(3))
     first, second, third = runs(tmp_path)
@@ -332,3 +332,19 @@ def test_last_goes_by_the_order_of_commits_not_by_steps_names_or_times(tmp_path)
     go(tmp_path, 3, "epoch=0-step=2.ckpt", gone=True, filename="a-{step}")
     with Checkpointer(tmp_path, when=never()) as ckpt:
         assert ckpt.resume("last", model=torch.nn.Linear(2, 1)).steps == 3
+
+
+def test_what_was_kept_for_good_stays_under_rules_that_keep_less(tmp_path):
+    """A folder kept with everything() is not thinned out because a later attempt asks for the last one alone."""
+    model = torch.nn.Linear(1, 1)
+    with Checkpointer(tmp_path, when=every(steps=1), which=everything()) as ckpt:
+        ckpt.resume(model=model)
+        for _ in range(3):
+            ckpt.step()
+    for _ in range(2):  # the promise outlasts the attempt after it as well
+        with Checkpointer(tmp_path, when=every(steps=1), which=last(1)) as ckpt:
+            ckpt.resume(model=model)
+            for _ in range(3):
+                ckpt.step()
+    steps = [record.progress.steps for record in Folder(LocalStore(tmp_path)).scan().records]
+    assert steps == [1, 2, 3, 9], "and what was saved under the later rules goes by those"

@@ -56,6 +56,18 @@ def test_a_crash_leaves_one_rescue_that_last_finds_and_a_clean_end_removes(where
     assert not [name for name in names(tmp_path) if name.startswith("rescue")]
 
 
+def test_last_is_found_where_nobody_placed_the_checkpoints(tmp_path):
+    """With the default logger each fit has a folder of its own: the newest run among them is gone on with."""
+    data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.randn(16, 4)), batch_size=4)
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "default_root_dir": tmp_path}
+    with pytest.raises(Trouble):
+        L.Trainer(max_epochs=3, **quiet).fit(Net(stumble=raising("training_step")), data)
+    trainer = L.Trainer(max_epochs=3, **quiet)
+    trainer.fit(Net(), data, ckpt_path="last")
+    assert trainer.global_step == 12
+    assert {p.name for p in (tmp_path / "lightning_logs").iterdir()} == {"version_0", "version_1"}
+
+
 @pytest.mark.parametrize("where", ["validation", "sanity"])
 def test_a_run_that_crashed_in_a_validation_goes_on_as_if_it_had_not(where, tmp_path):
     """The validation is run whole, from the random state that was before it; nothing is lost or doubled."""

@@ -51,6 +51,7 @@ class Listing:
         runs: Every run known, by id, with its latest attempt.
         ended: Ids of the runs whose latest attempt ended clean.
         rules: Run to policy name to the rules by which it keeps, as ``Which.to_json`` writes them.
+        saved_under: Id of a checkpoint to such rules of its run, by policy name, when it was saved.
     """
 
     records: tuple[Record, ...] = ()
@@ -60,6 +61,7 @@ class Listing:
     runs: Mapping[str, RunRef] = field(default_factory=dict)
     ended: frozenset[str] = frozenset()
     rules: Mapping[str, Mapping[str, list[Any]]] = field(default_factory=dict)
+    saved_under: Mapping[str, Mapping[str, list[Any]]] = field(default_factory=dict)
 
     def of_run(self, run: str) -> tuple[Record, ...]:
         """The records of one run, oldest first."""
@@ -107,6 +109,7 @@ class Folder:
         self._runs: dict[str, RunRef] = {}
         self._ended: set[str] = set()
         self._rules: dict[str, Mapping[str, list[Any]]] = {}
+        self._saved_under: dict[str, Mapping[str, list[Any]]] = {}
 
     def scan(self) -> Listing:
         """Look at the folder now. Opens only files that neither the ledger nor an earlier scan knows."""
@@ -145,6 +148,7 @@ class Folder:
             runs=dict(self._runs),
             ended=frozenset(self._ended),
             rules=dict(self._rules),
+            saved_under=dict(self._saved_under),
         )
 
     @contextmanager
@@ -250,6 +254,7 @@ class Folder:
         elif kind == "committed":
             record = records.from_json(fact["record"])
             self._records[record.id] = record
+            self._saved_under[record.id] = self._rules.get(record.run, {})
             for file in fact["files"]:
                 self._know_file(record.id, file)
         elif kind == "linked":

@@ -108,6 +108,19 @@ def best_of(listing: Listing, which: Which, root: str) -> Record:
     return found
 
 
+def promised(listing: Listing, run: str) -> dict[str, str]:
+    """Checkpoints of a run that the rules they were saved under promised to keep for good: id to reason."""
+    kept: dict[str, str] = {}
+    own = listing.of_run(run)
+    for record in own:
+        said = listing.saved_under.get(record.id, {})
+        for policy, rules in said.items():
+            with suppress(ConfigError):  # rules of a later version
+                alike = [r for r in own if policy in r.policies and listing.saved_under.get(r.id) == said]
+                kept.update(Which.from_json(rules).for_good().keep(alike))
+    return kept
+
+
 def _own_rules(listing: Listing, run: str) -> Iterator[Which]:
     """The rules by which a run said that it keeps; not those that only a later version understands."""
     for rules in listing.rules.get(run, {}).values():

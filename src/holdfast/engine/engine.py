@@ -89,7 +89,9 @@ class Engine:
         self._troubles: list[str] = []
         self._spent: list[str] = []
         self._saves = 0
-        own = folder.scan().of_run(run.ref.id)
+        listing = folder.scan()
+        own = listing.of_run(run.ref.id)
+        self._promised = resolve.promised(listing, run.ref.id)
         self._sequence = max((r.sequence for r in own), default=0)
         self._abandoned = {r.id for r in own if run.source is not None and r.order > run.source.order}
         self._horizon = planning.horizon(self.policies, self.tallies)
@@ -240,11 +242,11 @@ class Engine:
         return decided, unread
 
     def protected(self) -> dict[str, str]:
-        """The checkpoint that was resumed from, until two newer ones are durable."""
+        """What was promised to be kept for good, and the checkpoint resumed from until two newer ones are durable."""
         source = self.run.source
         if source is None or len(self._durable) >= 2:
-            return {}
-        return {source.id: "the run went on from it"}
+            return self._promised
+        return {**self._promised, source.id: "the run went on from it"}
 
     def _prepare(self, save: Save, moment: Moment) -> tuple[Save, Job] | None:
         """Capture the state, on every rank; when it returns, training may go on. Rank 0 has something to write."""

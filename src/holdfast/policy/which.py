@@ -177,6 +177,10 @@ class Which:
             raise ConfigError(f"rules are a list, not {data!r:.200}.")
         return Which(tuple(dict.fromkeys(rule for item in data for rule in _from_json(item).rules)))
 
+    def for_good(self) -> Which:
+        """The union of its rules that promise to keep for ever what they keep once."""
+        return Which(tuple(rule for rule in self.rules if isinstance(rule, (Everything, Every))))
+
     def best_of(self, records: Sequence[Record]) -> Record | None:
         """The one to call the best.
 

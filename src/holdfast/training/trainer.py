@@ -257,8 +257,9 @@ class Trainer(Facts):
             if before is not None:
                 loop.go_on_from(*before)  # a second fit counts on from the first
             loop.reload = self._reloading(train_dataloaders, val_dataloaders)
+            near = self._near()  # before callbacks that nobody placed are given the folder of this fit
             self.saving = saving = self._saving(loop, signals, evaluation is not None)
-            resumed = self._resume(ckpt_path, weights_only, loop)
+            resumed = self._resume(ckpt_path, weights_only, loop, near)
             saving.prepare()
             saving.begin(
                 resumed.record if resumed else None,
@@ -539,13 +540,15 @@ class Trainer(Facts):
         self.hooks.call_all(self.hooks.of_module("on_save_checkpoint"), "on_save_checkpoint", made.root)
         return captured(made, parts)
 
-    def _resume(self, ckpt_path: Any, weights_only: bool | None, loop: FitLoop) -> resume.Resumed | None:
+    def _resume(
+        self, ckpt_path: Any, weights_only: bool | None, loop: FitLoop, near: list[Path]
+    ) -> resume.Resumed | None:
         """Read, let hooks edit, check all, then put it back; the random state is for the loop to put back last."""
         if ckpt_path is None:
             return None
         from holdfast.training import resume
 
-        opened = resume.open_checkpoint(self._source(ckpt_path), near=self._near(), weights_only=weights_only)
+        opened = resume.open_checkpoint(self._source(ckpt_path), near=near, weights_only=weights_only)
         self.hooks.call("on_load_checkpoint", opened.state)
         parts, strict = self._parts(), self.lightning_module.strict_loading
         check(opened.state, parts, checkpoint=opened.path, strict=strict, groups=opened.manifest.groups)
