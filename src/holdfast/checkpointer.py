@@ -295,9 +295,13 @@ class Checkpointer:
             Part name to its state.
 
         Raises:
-            NotFound: There is no such checkpoint or part.
+            ConfigError: ``parts`` is a single string.
+            NotFound: There is no such checkpoint.
+            Incompatible: It holds no part of such a name; the sentence lists those there are.
             Corrupt: It is damaged; the sentence names the tensors.
         """
+        if isinstance(parts, str):
+            raise ConfigError(f"parts= takes several names, not {parts!r}.", remedy=f"Write parts=[{parts!r}].")
         if self._engine is not None:
             self._engine.settle()
         return sources.read(self._folder, source, self._which, parts=parts, location=location).parts

@@ -176,7 +176,7 @@ def _read(
                 f"holds no part named {', '.join(missing)}. It holds: {', '.join(there)}.",
                 checkpoint=path,
                 good="Nothing was changed.",
-                remedy="Name what may start afresh: resume(..., fresh=[...]).",
+                remedy="Ask for what it holds. For resume(), fresh=[...] names what may start afresh.",
             )
         states = file.parts([name for name in parts if name in there], location=location)
     return Loaded(record, path, file.manifest, states, elsewhere=folder is not home)

@@ -603,3 +603,9 @@ def test_a_directory_is_a_path_or_a_store(wrong):
     """A class of stores is none."""
     with pytest.raises(ConfigError, match="directory= is a path or a store"):
         Checkpointer(wrong, when=never())
+
+
+def test_one_name_where_several_belong_is_said_to_be_so(tmp_path):
+    """A string would be taken letter by letter."""
+    with pytest.raises(ConfigError, match=r"parts= takes several names, not 'model'\. Write parts=\['model'\]"):
+        Checkpointer(tmp_path, when=never()).load(parts="model")
