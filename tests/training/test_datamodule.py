@@ -93,7 +93,7 @@ def test_transfer_goes_through_the_trainers_strategy():
     """The strategy knows how to bring a batch to the device; without a trainer that is an error."""
 
     class Strategy:
-        def to_device(self, batch, device):
+        def move(self, batch, device):
             return (batch, device)
 
     class Trainer:

@@ -139,6 +139,34 @@ class Callback:
     ) -> None:
         """After a batch of the test."""
 
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """When a prediction begins."""
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """When a prediction is over."""
+
+    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Before its first batch."""
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """After its last batch; ``trainer.predictions`` has what the steps returned, if that is kept."""
+
+    def on_predict_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Before a batch of the prediction."""
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """After a batch of the prediction."""
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """When an error ends the run."""
 

@@ -1,13 +1,24 @@
-"""What the layers above ask of a strategy. They call torch's checkpoint-relevant verbs through it alone."""
+"""What the layers above ask of a strategy: plain loops of ``Strategy``, the trainer of ``TrainingStrategy``.
+
+They call torch through it alone: whatever differs when there are more processes differs here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
 
 from holdfast.engine.group import Group
 from holdfast.policy.what import What
+from holdfast.state.precision import Precision
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -56,4 +67,86 @@ class Strategy(Protocol):
             Incompatible: Something is missing, extra, of another shape or in another order; all of it in one
                 error. Or an object of the user's refused its state.
         """
+        ...
+
+
+class TrainingStrategy(Strategy, Protocol):
+    """How a loop computes on one process or many. The verbs stand in the order in which a fit calls them.
+
+    Attributes:
+        device: Where this rank computes.
+        precision: The kind of numbers, and the scaler, whose state is saved.
+        stepping: Whether an optimizer's step is under way, or an error broke one off: the weights are no state then.
+    """
+
+    device: torch.device
+    precision: Precision
+    stepping: bool
+
+    def launch(self, run: Callable[[], T]) -> T:
+        """Call ``run`` on every rank, starting those processes that are not there; the result of this one's."""
+        ...
+
+    def model_context(self) -> AbstractContextManager[Any]:
+        """The context in which ``configure_model`` makes layers."""
+        ...
+
+    def setup(self, module: nn.Module) -> None:
+        """Bring the module to the device, in the kind of numbers asked for, spread as the strategy spreads it."""
+        ...
+
+    def setup_optimizers(self, optimizers: Sequence[Optimizer]) -> None:
+        """Bring what the optimizers hold already to where their parameters are."""
+        ...
+
+    def sampled(self, loader: Any, *, training: bool) -> Any:
+        """A loader that gives this rank its share of the samples."""
+        ...
+
+    def cast(self, batch: Any) -> Any:
+        """A batch in the kind of numbers asked for."""
+        ...
+
+    def move(self, batch: Any, device: torch.device) -> Any:
+        """Every tensor in a batch, on the device."""
+        ...
+
+    def forward(self, step: Callable[..., T], *args: Any) -> T:
+        """Call a step of the module, so that its backward pass is followed."""
+        ...
+
+    def no_sync(self) -> AbstractContextManager[Any]:
+        """The context of batches whose gradients wait for more to come to them: ranks need not agree on them yet."""
+        ...
+
+    def backward(self, module: Any, loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+        """The backward pass of a loss."""
+        ...
+
+    def clip(self, optimizer: Optimizer, value: float, algorithm: str) -> None:
+        """Clip an optimizer's gradients: ``"norm"`` is that of all ranks' gradients together, or by ``"value"``.
+
+        Raises:
+            ConfigError: The algorithm is neither.
+        """
+        ...
+
+    def step(self, optimizer: Optimizer, closure: Callable[[], Any] | None, before: Callable[[Optimizer], None]) -> Any:
+        """Compute the closure, let ``before`` look at the gradients, step the optimizer; what the closure returned."""
+        ...
+
+    def zero_grad(self, optimizer: Optimizer) -> None:
+        """Drop the gradients."""
+        ...
+
+    def reduce(self, tensor: torch.Tensor, operation: str) -> torch.Tensor:
+        """The ``"mean"``, ``"sum"``, ``"min"`` or ``"max"`` over all ranks, on each of them."""
+        ...
+
+    def synchronise(self) -> None:
+        """Wait for the device."""
+        ...
+
+    def teardown(self, module: nn.Module) -> None:
+        """Leave the module where users can go on with it."""
         ...

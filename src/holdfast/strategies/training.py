@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -14,6 +14,8 @@ from holdfast.errors import ConfigError
 from holdfast.state.optimizers import move
 from holdfast.state.precision import Precision
 from holdfast.strategies.single import Single
+
+T = TypeVar("T")
 
 
 class SingleDevice(Single):
@@ -30,6 +32,14 @@ class SingleDevice(Single):
         self.precision = precision
         self.stepping = False
 
+    def launch(self, run: Callable[[], T]) -> T:
+        """The result of ``run``: this process is the only rank."""
+        return run()
+
+    def model_context(self) -> AbstractContextManager[Any]:
+        """None: layers are made as they are written."""
+        return nullcontext()
+
     def setup(self, module: nn.Module) -> None:
         """Bring the module to the device, in the kind of numbers asked for."""
         self.precision.convert(module)
@@ -40,19 +50,28 @@ class SingleDevice(Single):
         for optimizer in optimizers:
             move(optimizer, self.device)
 
-    def forward_context(self) -> AbstractContextManager[Any]:
-        """The context in which steps compute."""
-        return self.precision.forward()
+    def sampled(self, loader: Any, *, training: bool) -> Any:
+        """The loader itself: the one rank takes all samples."""
+        return loader
 
     def cast(self, batch: Any) -> Any:
         """A batch in the kind of numbers asked for."""
         return _mapped(batch, self.precision.input) if self.precision.casts_input else batch
 
-    def to_device(self, batch: Any, device: torch.device) -> Any:
+    def move(self, batch: Any, device: torch.device) -> Any:
         """Every tensor in a batch, on the device; what has a ``to`` of its own is asked for it."""
         if device.type == "cpu":
             return batch
         return _mapped(batch, lambda t: t.to(device, non_blocking=True))
+
+    def forward(self, step: Callable[..., T], *args: Any) -> T:
+        """Call a step in the kind of numbers asked for."""
+        with self.precision.forward():
+            return step(*args)
+
+    def no_sync(self) -> AbstractContextManager[Any]:
+        """None: there is nobody to agree with."""
+        return nullcontext()
 
     def backward(self, module: Any, loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
         """The backward pass of the loss, scaled where the precision says so."""
@@ -83,6 +102,10 @@ class SingleDevice(Single):
         loss = self.precision.step(optimizer, closure, stepping)
         self.stepping = False
         return loss
+
+    def zero_grad(self, optimizer: Optimizer) -> None:
+        """Drop the gradients."""
+        optimizer.zero_grad()
 
     def reduce(self, tensor: torch.Tensor, operation: str) -> torch.Tensor:
         """The value over all ranks: with one, the tensor itself."""

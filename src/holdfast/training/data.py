@@ -63,7 +63,7 @@ class Transfer:
         if self._move is not None:
             batch = self._move(batch, device, dataloader_idx)
         else:
-            batch = self._strategy.to_device(batch, device)
+            batch = self._strategy.move(batch, device)
         return batch if self._after is None else self._after(batch, dataloader_idx)
 
 

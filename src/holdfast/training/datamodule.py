@@ -94,7 +94,7 @@ class LightningDataModule(HyperparametersMixin):
         """
         if self.trainer is None:
             raise RuntimeError(f"{type(self).__name__} is not attached to a Trainer.")
-        return self.trainer.strategy.to_device(batch, device)
+        return self.trainer.strategy.move(batch, device)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Change a batch on the device; returns the batch."""

@@ -1,4 +1,4 @@
-"""Run the batches of a validation or a test. Changes nothing of the training that goes on around it."""
+"""Run the batches of a validation, a test or a prediction. Changes nothing of the training that goes on around it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 import torch
 
+from holdfast.strategies.base import TrainingStrategy
 from holdfast.training.data import Batches, Transfer, calling
 from holdfast.training.hooks import Context, Hooks
 from holdfast.training.metrics import MetricLog
 
-Stage = Literal["validation", "test"]
+Stage = Literal["validation", "test", "predict"]
 
 
 class Evaluation:
@@ -29,6 +30,10 @@ class Evaluation:
         transfer: Brings a batch to the device.
         inference_mode: Whether autograd is switched off for good (else only its recording).
         check: Called between batches; raises to stop.
+
+    Attributes:
+        results: What it logged, loader by loader.
+        outputs: What the steps of a prediction returned, loader by loader; empty where nobody asked to keep it.
     """
 
     def __init__(
@@ -36,7 +41,7 @@ class Evaluation:
         stage: Stage,
         *,
         module: Any,
-        strategy: Any,
+        strategy: TrainingStrategy,
         hooks: Hooks,
         context: Context,
         metrics: MetricLog,
@@ -53,6 +58,8 @@ class Evaluation:
         self._step = calling(module, f"{stage}_step", 3 if len(loaders) > 1 else 2)
         self._trains = bool(hooks.of_module(f"on_{stage}_model_train"))
         self.results: list[dict[str, Any]] = []
+        self.outputs: list[list[Any]] = []
+        self.keeps_outputs = False
         self.active = False
 
     @property
@@ -71,9 +78,9 @@ class Evaluation:
             What it logged over its epoch.
         """
         stage, hooks = self.stage, self._hooks
-        log_stage: Any = "sanity" if sanity is not None else "validate" if stage == "validation" else "test"
+        log_stage: Any = "sanity" if sanity is not None else "validate" if stage == "validation" else stage
         training = {m: m.training for m in self._module.modules()}
-        self.active = True
+        self.active, self.outputs = True, []
         self._metrics.begin_stage(log_stage, dataloaders=len(self.loaders))
         getattr(self._module, f"on_{stage}_model_eval")()
         with _without_gradients(self._inference_mode):
@@ -100,6 +107,8 @@ class Evaluation:
 
     def _run_loader(self, index: int, loader: Batches, steps: int, sanity: int | None) -> None:
         several = len(self.loaders) > 1
+        kept: list[Any] = []
+        self.outputs.append(kept)
         begin = self._hooks.of(f"on_{self.stage}_batch_start")
         end = self._hooks.of(f"on_{self.stage}_batch_end")
         for batch_idx, raw in enumerate(loader.iterate()):
@@ -111,8 +120,9 @@ class Evaluation:
             if begin:
                 self._hooks.call_all(begin, f"on_{self.stage}_batch_start", *where)
             self._context.hook = f"{self.stage}_step"
-            with self._strategy.forward_context():
-                outputs = self._step(*where)
+            outputs = self._strategy.forward(self._step, *where)
+            if self.keeps_outputs:
+                kept.append(outputs)
             self._context.hook = ""
             if end:
                 self._hooks.call_all(end, f"on_{self.stage}_batch_end", outputs, *where)

@@ -3,41 +3,61 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from holdfast.callbacks.callback import Callback
 from holdfast.callbacks.early_stopping import EarlyStopping
 from holdfast.callbacks.model_checkpoint import ModelCheckpoint
 from holdfast.training.defaults import sizes_of
+from holdfast.training.settings import Settings
+from holdfast.training.states import RunningStage, TrainerFn, TrainerState, TrainerStatus
 
 if TYPE_CHECKING:
-    from holdfast.strategies.training import SingleDevice
-    from holdfast.training.config import Config
+    from torch.optim import Optimizer
+
+    from holdfast.state.optimizers import SchedulerConfig
+    from holdfast.state.signals import Signals
     from holdfast.training.data import Batches
     from holdfast.training.evaluate import Evaluation
     from holdfast.training.fit import FitLoop
+    from holdfast.training.hooks import Context, Hooks
     from holdfast.training.metrics import MetricLog
     from holdfast.training.module import LightningModule
+    from holdfast.training.saving import Saving
 
 
-class Facts:
-    """The read-only side of ``Trainer``."""
+class Facts(Settings):
+    """The read-only side of ``Trainer``: what it holds, and what that says.
 
-    config: Config
-    strategy: SingleDevice
+    Attributes:
+        should_stop: Set by anybody who wants the fit to end; it is looked at after each batch.
+        ckpt_path: The checkpoint that the verb under way was told to begin with, or None.
+    """
+
     callbacks: list[Callback]
     loggers: list[Any]
+    hooks: Hooks
+    hook_context: Context
     metric_log: MetricLog
+    optimizers: list[Optimizer]
+    lr_scheduler_configs: list[SchedulerConfig]
     default_root_dir: str
+    ckpt_path: str | os.PathLike[str] | None
     loop: FitLoop | None
+    saving: Saving | None
     sanity_checking: bool
+    should_stop: bool
+    _fn: TrainerFn | None
+    _status: TrainerStatus
+    _signals: Signals | None
     _module: LightningModule | None
     _datamodule: Any
     _train_batches: Batches | None
     _validation: Evaluation | None
     _test: Evaluation | None
+    _prediction: Evaluation | None
 
     # Where it is
 
@@ -89,26 +109,6 @@ class Facts:
         return self.loggers[0] if self.loggers else None
 
     @property
-    def global_rank(self) -> int:
-        """This process among all."""
-        return self.strategy.group.rank
-
-    @property
-    def local_rank(self) -> int:
-        """This process among those of its host."""
-        return self.strategy.group.rank
-
-    @property
-    def world_size(self) -> int:
-        """How many processes there are."""
-        return self.strategy.group.size
-
-    @property
-    def is_global_zero(self) -> bool:
-        """Whether this is the process that speaks for all."""
-        return self.global_rank == 0
-
-    @property
     def log_dir(self) -> str:
         """Where logs go."""
         return (self.logger.log_dir if self.logger is not None else None) or self.default_root_dir
@@ -146,6 +146,16 @@ class Facts:
         return [] if self._test is None else sizes_of(self._test)
 
     @property
+    def num_predict_batches(self) -> list[float]:
+        """Batches of each loader of a prediction."""
+        return [] if self._prediction is None else sizes_of(self._prediction)
+
+    @property
+    def predictions(self) -> list[list[Any]]:
+        """What the steps of the prediction under way, or of the last, returned: a list a loader; empty if not kept."""
+        return [] if self._prediction is None else self._prediction.outputs
+
+    @property
     def estimated_stepping_batches(self) -> float:
         """Optimizer steps of the whole fit, for schedulers that must know; infinite where nothing limits it."""
         steps = float("inf") if self.config.max_steps == -1 else self.config.max_steps
@@ -176,8 +186,35 @@ class Facts:
 
     @property
     def predicting(self) -> bool:
-        """False: this version does not predict."""
-        return False
+        """Whether a prediction runs."""
+        return self._prediction is not None and self._prediction.active
+
+    @property
+    def state(self) -> TrainerState:
+        """Which verb was called, how it stands, and what runs within it."""
+        return TrainerState(self._fn, self._status, self._stage())
+
+    def _stage(self) -> RunningStage | None:
+        for runs, stage in (
+            (self.sanity_checking, RunningStage.SANITY_CHECKING),
+            (self.validating, RunningStage.VALIDATING),
+            (self.testing, RunningStage.TESTING),
+            (self.predicting, RunningStage.PREDICTING),
+            (self.training, RunningStage.TRAINING),
+        ):
+            if runs:
+                return stage
+        return None
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether an error or a signal ended the last verb."""
+        return self._status is TrainerStatus.INTERRUPTED
+
+    @property
+    def received_sigterm(self) -> bool:
+        """Whether SIGTERM has come: the fit ends at the next batch, when its state is durable."""
+        return self._signals is not None and self._signals.pending == signal.SIGTERM
 
     @property
     def evaluating(self) -> bool:
@@ -222,6 +259,11 @@ class Facts:
         return _loaders(self._test)
 
     @property
+    def predict_dataloaders(self) -> Any:
+        """The loader of a prediction, a list of several, or None."""
+        return _loaders(self._prediction)
+
+    @property
     def early_stopping_callback(self) -> EarlyStopping | None:
         """The first of the ``early_stopping_callbacks``."""
         return next(iter(self.early_stopping_callbacks), None)
@@ -239,69 +281,9 @@ class Facts:
         return next((c for c in self.callbacks if isinstance(c, ProgressBar)), None)
 
     @property
-    def min_epochs(self) -> int | None:
-        """Epochs at least."""
-        return self.config.min_epochs
-
-    @property
-    def min_steps(self) -> int | None:
-        """Optimizer steps at least."""
-        return self.config.min_steps
-
-    @property
-    def accumulate_grad_batches(self) -> int:
-        """Batches whose gradients make one step."""
-        return self.config.accumulate_grad_batches
-
-    @property
-    def gradient_clip_val(self) -> float | None:
-        """What gradients are clipped to."""
-        return self.config.gradient_clip_val
-
-    @property
-    def gradient_clip_algorithm(self) -> str | None:
-        """How they are clipped."""
-        return self.config.gradient_clip_algorithm
-
-    @property
-    def log_every_n_steps(self) -> int:
-        """How often loggers get the values of a step."""
-        return self.config.log_every_n_steps
-
-    @property
-    def fast_dev_run(self) -> int | bool:
-        """Whether everything runs once only."""
-        return self.config.fast_dev_run
-
-    @property
-    def precision(self) -> str:
-        """The kind of numbers."""
-        return self.strategy.precision.name
-
-    @property
-    def scaler(self) -> torch.amp.GradScaler | None:
-        """The scaler of half precision, or None."""
-        return self.strategy.precision.scaler
-
-    @property
-    def device_ids(self) -> list[int]:
-        """The indices of the devices."""
-        return [self.strategy.device.index or 0]
-
-    @property
-    def num_devices(self) -> int:
-        """How many devices this process uses."""
-        return 1
-
-    @property
-    def num_nodes(self) -> int:
-        """How many hosts there are."""
-        return 1
-
-    @property
-    def node_rank(self) -> int:
-        """This host among all."""
-        return 0
+    def fit_loop(self) -> FitLoop | None:
+        """The loop of the fit under way, or of the last."""
+        return self.loop
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Print on rank 0."""

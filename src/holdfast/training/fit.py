@@ -13,6 +13,7 @@ from holdfast.errors import ConfigError
 from holdfast.policy.values import Event, Progress
 from holdfast.state import random
 from holdfast.state.optimizers import SchedulerConfig, SteppedOptimizer
+from holdfast.strategies.base import TrainingStrategy
 from holdfast.training.data import Batches, Transfer, calling
 from holdfast.training.evaluate import Evaluation
 from holdfast.training.hooks import Context, Hooks
@@ -50,7 +51,7 @@ class FitLoop:
         self,
         *,
         module: Any,
-        strategy: Any,
+        strategy: TrainingStrategy,
         hooks: Hooks,
         context: Context,
         metrics: MetricLog,
@@ -283,7 +284,8 @@ class FitLoop:
         if not self.optimizers:
             self._forward(batch, batch_idx, result)
         elif not closes:
-            closure()
+            with self.strategy.no_sync():
+                closure()
         else:
             if self._own_step:
                 before, self.context.hook = self.context.hook, "optimizer_step"
@@ -331,8 +333,7 @@ class FitLoop:
     def _call_training_step(self, batch: Any, batch_idx: int) -> Any:
         context = self.context
         before, context.hook = context.hook, "training_step"
-        with self.strategy.forward_context():
-            returned = self._training_step(batch, batch_idx)
+        returned = self.strategy.forward(self._training_step, batch, batch_idx)
         context.hook = before
         return returned
 

@@ -67,6 +67,11 @@ class LightningModule(HyperparametersMixin, ModuleHooks, nn.Module):
         return self._trainer.local_rank if self._trainer is not None else 0
 
     @property
+    def on_gpu(self) -> bool:
+        """Whether the parameters are on a GPU."""
+        return self.device.type == "cuda"
+
+    @property
     def logger(self) -> Any:
         """The first logger, or None."""
         return self._trainer.logger if self._trainer is not None else None
@@ -133,6 +138,10 @@ class LightningModule(HyperparametersMixin, ModuleHooks, nn.Module):
         """One batch of the test."""
         raise NotImplementedError
 
+    def predict_step(self, *args: Any, **kwargs: Any) -> Any:
+        """One batch of a prediction; by default what the module makes of the batch."""
+        return self(args[0])
+
     def configure_optimizers(self) -> Any:
         """The optimizers and schedulers: an optimizer; a list of them; (optimizers, schedulers); a dict or a tuple of
         dicts with ``optimizer`` and ``lr_scheduler``; or None. docs/trainer.md shows every form.
@@ -167,6 +176,10 @@ class LightningModule(HyperparametersMixin, ModuleHooks, nn.Module):
 
     def test_dataloader(self) -> Any:
         """Batches, or a list of loaders, to test on."""
+        raise NotImplementedError
+
+    def predict_dataloader(self) -> Any:
+        """Batches, or a list of loaders, to predict on."""
         raise NotImplementedError
 
     # Optimisation
@@ -205,7 +218,7 @@ class LightningModule(HyperparametersMixin, ModuleHooks, nn.Module):
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
         """Clear the gradients."""
-        optimizer.zero_grad()
+        self.trainer.strategy.zero_grad(optimizer)
 
     def configure_gradient_clipping(
         self,
@@ -266,7 +279,7 @@ class LightningModule(HyperparametersMixin, ModuleHooks, nn.Module):
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Bring a batch to the device."""
-        return self.trainer.strategy.to_device(batch, device)
+        return self.trainer.strategy.move(batch, device)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Change a batch on the device."""

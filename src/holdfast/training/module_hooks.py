@@ -114,6 +114,32 @@ class ModuleHooks:
     def on_test_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """After a batch of the test."""
 
+    def on_predict_model_eval(self) -> None:
+        """Put the model into evaluation mode for a prediction."""
+        self.eval()
+
+    def on_predict_model_train(self) -> None:
+        """Put the model back into training mode. Unless it is overridden, each part goes back to what it was in."""
+        self.train()
+
+    def on_predict_start(self) -> None:
+        """Before a prediction."""
+
+    def on_predict_end(self) -> None:
+        """After it."""
+
+    def on_predict_epoch_start(self) -> None:
+        """Before its batches."""
+
+    def on_predict_epoch_end(self) -> None:
+        """After its batches."""
+
+    def on_predict_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Before one of its batches."""
+
+    def on_predict_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """After one of its batches."""
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """When a checkpoint is put together; ``checkpoint`` may be edited."""
 

@@ -1,0 +1,239 @@
+"""Puts together what a fit, a validation or a test needs: hooks, loaders, loops, loggers, savers. Runs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+from holdfast.callbacks.callback import Callback
+from holdfast.callbacks.early_stopping import EarlyStopping
+from holdfast.callbacks.model_checkpoint import ModelCheckpoint
+from holdfast.errors import ConfigError
+from holdfast.state.signals import Signals
+from holdfast.training.data import Batches, Transfer, in_sequence, limited, loaders_of, several
+from holdfast.training.defaults import checked_callbacks, savers_last
+from holdfast.training.evaluate import Evaluation, Stage
+from holdfast.training.facts import Facts
+from holdfast.training.fit import FitLoop
+from holdfast.training.hooks import Hooks, overrides
+from holdfast.training.metrics import MetricLog, SilentLog, numbers
+from holdfast.training.module import LightningModule
+
+if TYPE_CHECKING:
+    from holdfast.engine.job import Captured
+    from holdfast.policy.what import What
+    from holdfast.training.saving import Saving
+    from holdfast.training.trainer import Trainer
+
+LOADERS: dict[Stage, str] = {"validation": "val", "test": "test", "predict": "predict"}
+"""What the loaders of a stage are called by."""
+
+
+class Assembly(Facts):
+    """The side of ``Trainer`` that makes the parts of a run and gives each the values that it needs."""
+
+    _log_hparams: bool
+    _samples: bool
+
+    def _check_model(self, model: Any) -> None:
+        if not isinstance(model, LightningModule):
+            raise ConfigError(f"A Trainer runs a LightningModule, not a {type(model).__name__}.")
+
+    def _attach(self, model: LightningModule, datamodule: Any) -> None:
+        self._module, self._datamodule = model, datamodule
+        self._train_batches = self._validation = self._test = self._prediction = None
+        model.trainer = cast("Trainer", self)
+        if datamodule is not None:
+            datamodule.trainer = self
+        added = model.configure_callbacks()
+        fresh = checked_callbacks([added] if isinstance(added, Callback) else added, "configure_callbacks() returns")
+        kept = [c for c in self.callbacks if not any(type(c) is type(f) for f in fresh)]
+        self.callbacks = savers_last([*kept, *fresh])
+        self.metric_log = SilentLog() if self.config.barebones else MetricLog()
+        self.should_stop = self.sanity_checking = False
+        self.hooks = Hooks(self, model, LightningModule, self.callbacks, self.hook_context)
+
+    def _setup(self, stage: str) -> None:
+        model, datamodule = self.lightning_module, self._datamodule
+        if datamodule is not None:
+            datamodule.prepare_data()
+        model.prepare_data()
+        if datamodule is not None:
+            datamodule.setup(stage=stage)
+        self.hooks.call_stage("setup", stage)
+        with self.strategy.model_context():
+            model.configure_model()
+        self.strategy.setup(model)
+
+    def _tear_down(self, stage: str) -> None:
+        if self._datamodule is not None:
+            self._datamodule.teardown(stage=stage)
+        self.hooks.call_stage("teardown", stage)
+        self.strategy.teardown(self.lightning_module)
+
+    def _watching(self) -> AbstractContextManager[Any]:
+        return torch.autograd.set_detect_anomaly(True) if self.config.detect_anomaly else nullcontext()
+
+    def _loaders(self, kind: str, given: Any) -> Any:
+        return loaders_of(kind, given, self._datamodule, self.lightning_module, LightningModule)
+
+    def _training_batches(self, given: Any) -> Batches:
+        loader = self._loaders("train", given)
+        if loader is None:
+            raise ConfigError("There is nothing to train on: the datamodule has no train_dataloader.")
+        loader = in_sequence(loader) if self.config.overfit_batches else loader
+        return limited(
+            self._sampled(loader, training=not self.config.overfit_batches), self.config.limit("train"), what="train"
+        )
+
+    def _reloading(self, train: Any, val: Any) -> Callable[[int], Batches | None]:
+        """Asks for loaders anew in every n-th epoch but the first."""
+        begun = False
+
+        def reload(epoch: int) -> Batches | None:
+            nonlocal begun
+            first, begun = not begun, True
+            if first or not self.config.reload_every or epoch % self.config.reload_every:
+                return None
+            if self._validation is not None:
+                self._validation.loaders = self._evaluation_batches("val", val)
+            self._train_batches = self._training_batches(train)
+            return self._train_batches
+
+        return reload
+
+    def _evaluation_batches(self, kind: str, given: Any) -> list[Batches]:
+        loaders = several(self._loaders(kind, given))
+        if self.config.overfit_batches and kind == "val":
+            loaders = [in_sequence(one) for one in loaders]
+        loaders = [self._sampled(one, training=False) for one in loaders]
+        return [limited(one, self.config.limit(kind), what=kind) for one in loaders]
+
+    def _sampled(self, loader: Any, *, training: bool) -> Any:
+        return self.strategy.sampled(loader, training=training) if self._samples else loader
+
+    def _transfer(self) -> Transfer:
+        return Transfer(self.lightning_module, self._datamodule, self.strategy, LightningModule)
+
+    def _evaluation(self, stage: Stage, given: Any) -> Evaluation | None:
+        if stage != "predict" and not overrides(self.lightning_module, f"{stage}_step", LightningModule):
+            return None
+        loaders = self._evaluation_batches(LOADERS[stage], given)
+        if not any(loader.size != 0 for loader in loaders):
+            return None
+        return Evaluation(
+            stage,
+            module=self.lightning_module,
+            strategy=self.strategy,
+            hooks=self.hooks,
+            context=self.hook_context,
+            metrics=self.metric_log,
+            loaders=loaders,
+            transfer=self._transfer(),
+            inference_mode=self.config.inference_mode,
+            check=self._check_signal,
+        )
+
+    def _loop(self, batches: Batches, evaluation: Evaluation | None) -> FitLoop:
+        late = [c for c in self.callbacks if isinstance(c, (ModelCheckpoint, EarlyStopping))]
+        early = [c for c in self.callbacks if c not in late]
+        name = "on_train_epoch_end"
+        return FitLoop(
+            module=self.lightning_module,
+            strategy=self.strategy,
+            hooks=self.hooks,
+            context=self.hook_context,
+            metrics=self.metric_log,
+            batches=batches,
+            transfer=self._transfer(),
+            optimizers=self.optimizers,
+            schedulers=self.lr_scheduler_configs,
+            limits=self.config.limits(batches),
+            evaluation=evaluation,
+            consider=lambda event, validates=False: self._ready().consider(event, validates),
+            asked_to_stop=lambda: self.should_stop,
+            log_step=lambda: self._log(self.metric_log.step_values()),
+            log_epoch=self._log,
+            restore_random=lambda: None,
+            early_epoch_end=(*self.hooks.of_callbacks(name, early), *self.hooks.of_module(name)),
+            late_epoch_end=self.hooks.of_callbacks(name, late),
+        )
+
+    def _saving(
+        self, loop: FitLoop, signals: Signals, *, validates: bool, capture: Callable[[What], Captured]
+    ) -> Saving:
+        from holdfast.training.saving import Saving  # a program that only tests or predicts never loads it
+
+        root = Path(self.default_root_dir)
+        places = [
+            (callback, Path(callback.dirpath) if callback.dirpath else self._default_folder(root))
+            for callback in self.checkpoint_callbacks
+            if not self.config.fast_dev_run
+        ]
+        return Saving(
+            places,
+            on_train_epoch_end=self.config.epoch_end_counts(validates, loop.limits),
+            capture=capture,
+            progress=lambda: loop.progress,
+            scores=lambda: self.metric_log.scores(loop.steps),
+            logged=lambda: self.metric_log.names,
+            signals=signals,
+            validates=validates,
+            logs_late=self._logs_late(),
+        )
+
+    def _logs_late(self) -> bool:
+        """Whether somebody but us has a hook at a training epoch's end, and may log there for the first time."""
+        name = "on_train_epoch_end"
+        users = [c for c in self.callbacks if not type(c).__module__.startswith("holdfast.")]
+        return bool(self.hooks.of_module(name) or self.hooks.of_callbacks(name, users))
+
+    def _default_folder(self, root: Path) -> Path:
+        return Path(self.log_dir) / "checkpoints" if self.logger is not None else root / "checkpoints"
+
+    def _near(self) -> list[Path]:
+        """Where ``"last"`` is looked for: where callbacks save, and below the root for those that nobody placed."""
+        placed = [Path(c.dirpath) for c in self.checkpoint_callbacks if c.dirpath]
+        unplaced = len(placed) < len(self.checkpoint_callbacks) or not placed
+        return list(dict.fromkeys([*placed, *([Path(self.default_root_dir)] if unplaced else [])]))
+
+    def _log(self, values: dict[str, torch.Tensor]) -> None:
+        """Hand values to the loggers; only here are they read."""
+        if values and self.loggers:
+            read = {"epoch": self.current_epoch, **numbers(values)}
+            loop = self.loop
+            now = 0 if loop is None else loop.stepped - (loop.running and loop.stepped > 0)
+            step = int(read.pop("step", now))  # whoever logs a "step" chooses the x-axis
+            for one in self.loggers:
+                one.log_metrics(read, step=step)
+
+    def _log_hyperparameters(self) -> None:
+        values: dict[str, Any] = {}
+        for owner in (self.lightning_module, self._datamodule):
+            if owner is not None and self._log_hparams and getattr(owner, "_log_hyperparams", False):
+                values.update(owner.hparams_initial)
+        for one in self.loggers:
+            if values:
+                one.log_hyperparams(values)
+            one.save()
+
+    def _finalize(self, status: str) -> None:
+        for one in self.loggers:
+            one.finalize(status)
+
+    def _check_signal(self) -> None:
+        if self.saving is not None:
+            self.saving.check_signal()
+
+    def _ready(self) -> Saving:
+        assert self.saving is not None, "fit makes one"
+        return self.saving
+
+    def _running(self) -> FitLoop:
+        if self.loop is None:
+            raise RuntimeError("No fit is running.")
+        return self.loop

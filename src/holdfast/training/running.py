@@ -1,0 +1,274 @@
+"""Runs what was put together: a fit with its end, good or bad, a validation, a test; and the state between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from holdfast.errors import ConfigError
+from holdfast.log import logger
+from holdfast.policy.what import What
+from holdfast.state import optimizers as optimizing
+from holdfast.state import random
+from holdfast.state.signals import Signals
+from holdfast.training.asked import check_optimizers
+from holdfast.training.assembly import LOADERS, Assembly
+from holdfast.training.checkpoint import Parts, captured, check, dump, restore
+from holdfast.training.datamodule import LightningDataModule
+from holdfast.training.evaluate import Evaluation, Stage
+from holdfast.training.fit import FitLoop
+from holdfast.training.metrics import numbers
+from holdfast.training.module import LightningModule
+from holdfast.training.results import table
+from holdfast.training.states import TrainerFn, TrainerStatus
+
+if TYPE_CHECKING:
+    from holdfast.engine.job import Captured
+    from holdfast.training import resume
+    from holdfast.training.saving import Saving
+
+
+T = TypeVar("T")
+
+VERBS: dict[Stage, str] = {"validation": "validate", "test": "test", "predict": "predict"}
+"""What the trainer's users call a stage."""
+
+
+class Running(Assembly):
+    """The side of ``Trainer`` that runs, and that captures and restores the state of a fit."""
+
+    def _run(self, fn: TrainerFn, ckpt_path: Any, verb: Callable[[], T]) -> T:
+        """One of the trainer's verbs, on every rank."""
+        self._fn, self._status, self.ckpt_path = fn, TrainerStatus.RUNNING, ckpt_path
+        try:
+            with self._watching():
+                result = self.strategy.launch(verb)
+        except BaseException:
+            self._status = TrainerStatus.INTERRUPTED
+            raise
+        self._status = TrainerStatus.FINISHED
+        return result
+
+    def _fit(
+        self,
+        model: LightningModule,
+        train_dataloaders: Any,
+        val_dataloaders: Any,
+        datamodule: Any,
+        ckpt_path: Any,
+        weights_only: bool | None,
+    ) -> None:
+        before = None if self.loop is None else (self.loop.progress, self.loop.state_dict())
+        self._attach(model, datamodule)
+        self._setup("fit")
+        self._train_batches = batches = self._training_batches(train_dataloaders)
+        self._validation = evaluation = self._evaluation("validation", val_dataloaders)
+        self.optimizers, self.lr_scheduler_configs = optimizing.configured(model.configure_optimizers())
+        scaled = self.strategy.precision.scaler is not None
+        check_optimizers(self.optimizers, automatic=model.automatic_optimization, scaled=scaled)
+        self.strategy.stepping = False  # whatever became of the fit before
+        with Signals() as signals:
+            self._signals = signals
+            self.loop = loop = self._loop(batches, evaluation)
+            if before is not None:
+                loop.go_on_from(*before)  # a second fit counts on from the first
+            loop.reload = self._reloading(train_dataloaders, val_dataloaders)
+            near = self._near()  # before callbacks that nobody placed are given the folder of this fit
+            self.saving = saving = self._saving(loop, signals, validates=evaluation is not None, capture=self._capture)
+            resumed = self._resume(ckpt_path, weights_only, loop, near)
+            saving.prepare()
+            saving.begin(
+                resumed.record if resumed else None,
+                resumed.root if resumed else None,
+                resumed.tallies if resumed else {},
+            )
+            self._guarded(loop, saving, evaluation, resumed)
+        self._tear_down("fit")
+
+    def _guarded(
+        self, loop: FitLoop, saving: Saving, evaluation: Evaluation | None, resumed: resume.Resumed | None
+    ) -> None:
+        """Run the loop; whatever ends it, what is under way is finished and the state is left if it is one."""
+        try:
+            self._log_hyperparameters()
+            self.hooks.call("on_fit_start")
+            if evaluation is not None and resumed is None:
+                self._sanity_check(evaluation)
+            if resumed is not None:
+                loop.restore_random = resumed.restore_random
+            loop.run()
+            saving.final_save()
+            self.hooks.call("on_fit_end")
+        except BaseException as error:
+            saving.rescue(error, whole=not self.strategy.stepping, at_boundary=loop.at_boundary)
+            ends: tuple[Callable[[], Any], ...] = (
+                partial(self.hooks.call_callbacks, "on_exception", error),
+                *([] if self._datamodule is None else [partial(self._datamodule.on_exception, error)]),
+                partial(saving.close, clean=False),
+                partial(self._finalize, "failed"),
+            )
+            for end in ends:
+                try:
+                    end()
+                except Exception as late:  # a hook may raise anything; what ended the run is raised, this one is said
+                    logger.error("%s: %s", type(late).__name__, late)
+            raise
+        saving.close(clean=True)
+        self._finalize("success")
+
+    def _sanity_check(self, evaluation: Evaluation) -> None:
+        steps = self.config.sanity_steps
+        if steps == 0:
+            return
+        loop, self.sanity_checking = self._running(), True
+        before = loop.random = random.capture()  # what goes on from here without this check is the same run
+        try:
+            self.hooks.call_callbacks("on_sanity_check_start")
+            evaluation.run(self.global_step, sanity=steps if steps is not None else 2**62)
+            self.hooks.call_callbacks("on_sanity_check_end")
+        finally:
+            self.sanity_checking = False
+        random.restore(before)
+        loop.random = None
+
+    def _measured(
+        self,
+        stage: Stage,
+        model: Any,
+        dataloaders: Any,
+        datamodule: Any,
+        ckpt_path: Any,
+        verbose: bool,
+        weights_only: bool | None,
+    ) -> list[dict[str, float]]:
+        """A validation or a test: what it logged over its epoch, loader by loader."""
+        evaluation = self._prepared(stage, model, dataloaders, datamodule, ckpt_path, weights_only)
+        logged = evaluation.run(self.global_step)
+        results = [{name: float(value) for name, value in numbers(one).items()} for one in evaluation.results]
+        self._log(logged)
+        if verbose and self.is_global_zero and any(results):
+            print(table(f"{VERBS[stage].capitalize()} metric", results))
+        self._tear_down(VERBS[stage])
+        return results
+
+    def _predicted(
+        self,
+        model: Any,
+        dataloaders: Any,
+        datamodule: Any,
+        ckpt_path: Any,
+        keep: bool,
+        weights_only: bool | None,
+    ) -> list[Any] | None:
+        """A prediction: what its steps returned."""
+        prediction = self._prepared("predict", model, dataloaders, datamodule, ckpt_path, weights_only)
+        prediction.keeps_outputs = keep
+        prediction.run(self.global_step)
+        self._tear_down("predict")
+        if not keep:
+            return None
+        return prediction.outputs if len(prediction.outputs) > 1 else prediction.outputs[0]
+
+    def _prepared(
+        self, stage: Stage, model: Any, dataloaders: Any, datamodule: Any, ckpt_path: Any, weights_only: bool | None
+    ) -> Evaluation:
+        """Everything but the run itself: the module with the weights that were asked for, and its loaders."""
+        if isinstance(dataloaders, LightningDataModule):
+            dataloaders, datamodule = None, dataloaders
+        if dataloaders is not None and datamodule is not None:
+            raise ConfigError("Give loaders or a datamodule, not both.")
+        if model is None:
+            if self._module is None:
+                raise ConfigError("There is no module yet.", remedy="Give one, or call fit() first.")
+            model = self._module
+            datamodule = self._datamodule if datamodule is None and dataloaders is None else datamodule
+            ckpt_path = self._best_of_fit() if ckpt_path is None else ckpt_path
+        self._check_model(model)
+        ckpt_path = self._source(ckpt_path)
+        self._attach(model, datamodule)
+        self._setup(VERBS[stage])
+        evaluation = self._evaluation(stage, dataloaders)
+        if evaluation is None:
+            raise ConfigError(
+                f"{type(model).__name__} has nothing to {VERBS[stage]}: it needs "
+                f"{stage}_step and {LOADERS[stage]}_dataloader."
+            )
+        if stage == "validation":
+            self._validation = evaluation
+        elif stage == "test":
+            self._test = evaluation
+        else:
+            self._prediction = evaluation
+        if ckpt_path is not None:
+            from holdfast.training import resume
+
+            opened = resume.open_checkpoint(ckpt_path, near=self._near(), weights_only=weights_only)
+            self.hooks.call_all(self.hooks.of_module("on_load_checkpoint"), "on_load_checkpoint", opened.state)
+            model.load_state_dict(resume.require_weights(opened), strict=model.strict_loading)
+        return evaluation
+
+    def _source(self, ckpt_path: Any) -> Any:
+        """The path that ``"best"`` means; all else as it is."""
+        if ckpt_path != "best":
+            return ckpt_path
+        best = self.checkpoint_callback.best_model_path if self.checkpoint_callback is not None else ""
+        if not best:
+            raise ConfigError(
+                "ckpt_path='best': no ModelCheckpoint of this Trainer has saved anything yet.",
+                remedy="Give the path of a checkpoint.",
+            )
+        return best
+
+    def _best_of_fit(self) -> str | None:
+        """The best checkpoint of the fit before, where it saved any."""
+        callback = self.checkpoint_callback
+        path = None if callback is None else callback.best_model_path
+        if not path:
+            return None
+        logger.info("taking the weights of the best checkpoint, '%s'", path)
+        return path
+
+    def _parts(self) -> Parts:
+        loop = self._running()
+        return Parts(
+            self.lightning_module,
+            self._datamodule,
+            self.callbacks,
+            self.optimizers,
+            [config.scheduler for config in self.lr_scheduler_configs],
+            self.strategy.precision,
+            loop.state_dict(),
+            loop.progress,
+            loop.random,
+            loop.at_boundary,
+        )
+
+    def _capture(self, what: What) -> Captured:
+        """The state now, as users' hooks leave it."""
+        parts = self._parts()
+        made = dump(parts, what)
+        if what.wants_part("optimizer"):
+            self.hooks.call_all(
+                self.hooks.of_callbacks("on_save_checkpoint", self.callbacks), "on_save_checkpoint", made.root
+            )
+        self.hooks.call_all(self.hooks.of_module("on_save_checkpoint"), "on_save_checkpoint", made.root)
+        return captured(made, parts)
+
+    def _resume(
+        self, ckpt_path: Any, weights_only: bool | None, loop: FitLoop, near: list[Path]
+    ) -> resume.Resumed | None:
+        """Read, let hooks edit, check all, then put it back; the random state is for the loop to put back last."""
+        if ckpt_path is None:
+            return None
+        from holdfast.training import resume
+
+        opened = resume.open_checkpoint(self._source(ckpt_path), near=near, weights_only=weights_only)
+        self.hooks.call("on_load_checkpoint", opened.state)
+        parts, strict = self._parts(), self.lightning_module.strict_loading
+        check(opened.state, parts, checkpoint=opened.path, strict=strict, groups=opened.manifest.groups)
+        restore(opened.state, parts, strict=strict)
+        progress, state, resumed = resume.going_on(opened, loop.batches.size)
+        loop.go_on_from(progress, state)
+        return resumed
