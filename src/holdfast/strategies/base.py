@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from holdfast.engine.group import Group
 from holdfast.policy.what import What
 from holdfast.state.precision import Precision
+from holdfast.strategies.world import World
 
 T = TypeVar("T")
 
@@ -74,24 +75,35 @@ class TrainingStrategy(Strategy, Protocol):
     """How a loop computes on one process or many. The verbs stand in the order in which a fit calls them.
 
     Attributes:
+        world: Which of how many processes this is.
         device: Where this rank computes.
         precision: The kind of numbers, and the scaler, whose state is saved.
         stepping: Whether an optimizer's step is under way, or an error broke one off: the weights are no state then.
     """
 
+    world: World
     device: torch.device
     precision: Precision
     stepping: bool
 
-    def launch(self, run: Callable[[], T]) -> T:
-        """Call ``run`` on every rank, starting those processes that are not there; the result of this one's."""
+    def launch(self, run: Callable[[], T], *, carry: Callable[[], Any], take: Callable[[Any], None]) -> T:
+        """Call ``run`` on every rank, starting those processes that are not there.
+
+        Args:
+            run: What every rank does.
+            carry: Called on rank 0 afterwards, where that is another process than this one: what must come home.
+            take: Called here with that.
+
+        Returns:
+            What ``run`` returned on this rank; on rank 0, where this process is none.
+        """
         ...
 
     def model_context(self) -> AbstractContextManager[Any]:
         """The context in which ``configure_model`` makes layers."""
         ...
 
-    def setup(self, module: nn.Module) -> None:
+    def setup(self, module: nn.Module, *, training: bool) -> None:
         """Bring the module to the device, in the kind of numbers asked for, spread as the strategy spreads it."""
         ...
 

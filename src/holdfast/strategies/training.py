@@ -14,6 +14,7 @@ from holdfast.errors import ConfigError
 from holdfast.state.optimizers import move
 from holdfast.state.precision import Precision
 from holdfast.strategies.single import Single
+from holdfast.strategies.world import World
 
 T = TypeVar("T")
 
@@ -28,19 +29,20 @@ class SingleDevice(Single):
 
     def __init__(self, device: torch.device, precision: Precision) -> None:
         super().__init__()
+        self.world = World(rank=0, size=1, local_rank=0, local_size=1)
         self.device = device
         self.precision = precision
         self.stepping = False
 
-    def launch(self, run: Callable[[], T]) -> T:
-        """The result of ``run``: this process is the only rank."""
+    def launch(self, run: Callable[[], T], *, carry: Callable[[], Any], take: Callable[[Any], None]) -> T:
+        """The result of ``run``: this process is the only rank, and nothing needs to come home."""
         return run()
 
     def model_context(self) -> AbstractContextManager[Any]:
         """None: layers are made as they are written."""
         return nullcontext()
 
-    def setup(self, module: nn.Module) -> None:
+    def setup(self, module: nn.Module, *, training: bool) -> None:
         """Bring the module to the device, in the kind of numbers asked for."""
         self.precision.convert(module)
         module.to(self.device)

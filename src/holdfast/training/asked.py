@@ -41,17 +41,13 @@ class Together:
             raise ConfigError(f"{self._what}: {'; '.join(self._problems)}.")
 
 
-def refuse_what_is_missing(*, strategy: Any, num_nodes: int, profiler: Any, plugins: Any, model_registry: Any) -> None:
+def refuse_what_is_missing(*, profiler: Any, plugins: Any, model_registry: Any) -> None:
     """Arguments that scripts pass and that this version cannot honour.
 
     Raises:
         ConfigError: All of them.
     """
     problems = []
-    if strategy not in ("auto", "single_device", None):
-        problems.append(f"strategy={strategy!r}: this version trains on one device, strategy is 'auto' then")
-    if num_nodes != 1:
-        problems.append(f"num_nodes={num_nodes!r}: this version trains on one host")
     if profiler is not None:
         problems.append(f"profiler={profiler!r}: this version has none, use torch.profiler around fit()")
     if plugins:

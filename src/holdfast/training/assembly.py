@@ -15,7 +15,7 @@ from holdfast.callbacks.model_checkpoint import ModelCheckpoint
 from holdfast.errors import ConfigError
 from holdfast.state.signals import Signals
 from holdfast.training.data import Batches, Transfer, in_sequence, limited, loaders_of, several
-from holdfast.training.defaults import checked_callbacks, savers_last
+from holdfast.training.defaults import checked_callbacks, default_folder, savers_last
 from holdfast.training.evaluate import Evaluation, Stage
 from holdfast.training.facts import Facts
 from holdfast.training.fit import FitLoop
@@ -59,15 +59,17 @@ class Assembly(Facts):
 
     def _setup(self, stage: str) -> None:
         model, datamodule = self.lightning_module, self._datamodule
-        if datamodule is not None:
-            datamodule.prepare_data()
-        model.prepare_data()
+        if self.local_rank == 0:  # once a host: what is prepared lies on its disk
+            if datamodule is not None:
+                datamodule.prepare_data()
+            model.prepare_data()
+        self.strategy.group.barrier(phase="prepare_data")
         if datamodule is not None:
             datamodule.setup(stage=stage)
         self.hooks.call_stage("setup", stage)
         with self.strategy.model_context():
             model.configure_model()
-        self.strategy.setup(model)
+        self.strategy.setup(model, training=stage == "fit")
 
     def _tear_down(self, stage: str) -> None:
         if self._datamodule is not None:
@@ -184,6 +186,7 @@ class Assembly(Facts):
             signals=signals,
             validates=validates,
             logs_late=self._logs_late(),
+            saved=self._tell_of_checkpoint,
         )
 
     def _logs_late(self) -> bool:
@@ -193,7 +196,7 @@ class Assembly(Facts):
         return bool(self.hooks.of_module(name) or self.hooks.of_callbacks(name, users))
 
     def _default_folder(self, root: Path) -> Path:
-        return Path(self.log_dir) / "checkpoints" if self.logger is not None else root / "checkpoints"
+        return default_folder(self.loggers, root)
 
     def _near(self) -> list[Path]:
         """Where ``"last"`` is looked for: where callbacks save, and below the root for those that nobody placed."""
@@ -219,7 +222,20 @@ class Assembly(Facts):
         for one in self.loggers:
             if values:
                 one.log_hyperparams(values)
+            one.log_graph(self.lightning_module)
             one.save()
+
+    def _tell_of_checkpoint(self, callback: ModelCheckpoint) -> None:
+        for one in self.loggers:
+            one.after_save_checkpoint(callback)
+
+    def _rewind_loggers(self, step: int) -> None:
+        """The run that they log goes on from a checkpoint: what they have of later steps is of its past no more."""
+        from holdfast.loggers.base import Logger
+
+        for one in self.loggers:
+            if isinstance(one, Logger):  # this verb is our own
+                one.rewind(step)
 
     def _finalize(self, status: str) -> None:
         for one in self.loggers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from holdfast.callbacks.callback import Callback
@@ -17,6 +18,8 @@ from holdfast.training.states import RunningStage, TrainerFn, TrainerState, Trai
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
+    from holdfast.catalog.manifest import RunRef
+    from holdfast.policy.values import Progress
     from holdfast.state.optimizers import SchedulerConfig
     from holdfast.state.signals import Signals
     from holdfast.training.data import Batches
@@ -26,6 +29,29 @@ if TYPE_CHECKING:
     from holdfast.training.metrics import MetricLog
     from holdfast.training.module import LightningModule
     from holdfast.training.saving import Saving
+
+
+@dataclass(frozen=True)
+class Brought:
+    """What comes home from ranks that all were children of the process that called.
+
+    Args:
+        weights: The module's state.
+        epoch: ``current_epoch``.
+        step: ``global_step``.
+        loop: Where the fit has ended, and what its loop remembers.
+        callbacks: The callbacks' states by their keys.
+        metrics: ``callback_metrics``, ``logged_metrics`` and ``progress_bar_metrics``.
+        runs: The run that was written in each folder.
+    """
+
+    weights: dict[str, Any]
+    epoch: int
+    step: int
+    loop: tuple[Progress, dict[str, Any]] | None
+    callbacks: dict[str, Any]
+    metrics: tuple[dict[str, Any], dict[str, Any], dict[str, Any]]
+    runs: dict[str, RunRef]
 
 
 class Facts(Settings):
@@ -46,6 +72,7 @@ class Facts(Settings):
     default_root_dir: str
     ckpt_path: str | os.PathLike[str] | None
     loop: FitLoop | None
+    _brought: Brought | None
     saving: Saving | None
     sanity_checking: bool
     should_stop: bool
@@ -64,12 +91,16 @@ class Facts(Settings):
     @property
     def current_epoch(self) -> int:
         """The epoch, from 0; after a fit the number of epochs done."""
-        return 0 if self.loop is None else self.loop.epoch + (self.loop.epoch_ended and not self.loop.running)
+        if self.loop is None:
+            return 0 if self._brought is None else self._brought.epoch
+        return self.loop.epoch + (self.loop.epoch_ended and not self.loop.running)
 
     @property
     def global_step(self) -> int:
         """Optimizer steps done, of all optimizers."""
-        return 0 if self.loop is None else self.loop.steps
+        if self.loop is None:
+            return 0 if self._brought is None else self._brought.step
+        return self.loop.steps
 
     @property
     def callback_metrics(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from holdfast.errors import ConfigError
 from holdfast.log import logger
+from holdfast.policy.values import Progress
 from holdfast.policy.what import What
 from holdfast.state import optimizers as optimizing
 from holdfast.state import random
@@ -18,6 +19,7 @@ from holdfast.training.assembly import LOADERS, Assembly
 from holdfast.training.checkpoint import Parts, captured, check, dump, restore
 from holdfast.training.datamodule import LightningDataModule
 from holdfast.training.evaluate import Evaluation, Stage
+from holdfast.training.facts import Brought
 from holdfast.training.fit import FitLoop
 from holdfast.training.metrics import numbers
 from holdfast.training.module import LightningModule
@@ -44,12 +46,36 @@ class Running(Assembly):
         self._fn, self._status, self.ckpt_path = fn, TrainerStatus.RUNNING, ckpt_path
         try:
             with self._watching():
-                result = self.strategy.launch(verb)
+                result = self.strategy.launch(verb, carry=self._carried, take=self._take)
         except BaseException:
             self._status = TrainerStatus.INTERRUPTED
             raise
         self._status = TrainerStatus.FINISHED
         return result
+
+    def _carried(self) -> Brought:
+        """On rank 0, where it is a child of the process that called: what is to come home."""
+        loop = self._running() if self.loop is not None else None
+        return Brought(
+            weights=self.lightning_module.state_dict(),
+            epoch=self.current_epoch,
+            step=self.global_step,
+            loop=None if loop is None else (loop.progress, loop.state_dict()),
+            callbacks={c.state_key: c.state_dict() for c in self.callbacks},
+            metrics=(self.callback_metrics, self.logged_metrics, self.progress_bar_metrics),
+            runs={} if self.saving is None else self.saving.runs(),
+        )
+
+    def _take(self, brought: Brought) -> None:
+        """Here, in the process that called: go on as if all had run in it."""
+        self.lightning_module.load_state_dict(brought.weights)
+        self._brought = brought
+        for callback in self.callbacks:
+            if state := brought.callbacks.get(callback.state_key):
+                callback.load_state_dict(state)
+        held = (self.metric_log.callback, self.metric_log.logged, self.metric_log.progress_bar)
+        for mine, theirs in zip(held, brought.metrics, strict=True):
+            mine.update(theirs)
 
     def _fit(
         self,
@@ -60,7 +86,7 @@ class Running(Assembly):
         ckpt_path: Any,
         weights_only: bool | None,
     ) -> None:
-        before = None if self.loop is None else (self.loop.progress, self.loop.state_dict())
+        before = self._before()
         self._attach(model, datamodule)
         self._setup("fit")
         self._train_batches = batches = self._training_batches(train_dataloaders)
@@ -84,8 +110,16 @@ class Running(Assembly):
                 resumed.root if resumed else None,
                 resumed.tallies if resumed else {},
             )
+            if resumed is not None and saving.continues(resumed.record):
+                self._rewind_loggers(loop.stepped)
             self._guarded(loop, saving, evaluation, resumed)
         self._tear_down("fit")
+
+    def _before(self) -> tuple[Progress, dict[str, Any]] | None:
+        """Where the fit before this one has ended."""
+        if self.loop is not None:
+            return self.loop.progress, self.loop.state_dict()
+        return None if self._brought is None else self._brought.loop
 
     def _guarded(
         self, loop: FitLoop, saving: Saving, evaluation: Evaluation | None, resumed: resume.Resumed | None

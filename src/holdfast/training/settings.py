@@ -121,38 +121,40 @@ class Settings:
 
     @property
     def device_ids(self) -> list[int]:
-        """The indices of the devices."""
-        return [self.strategy.device.index or 0]
+        """The indices of the devices of this host."""
+        if self.strategy.device.type == "cpu":
+            return list(range(self.num_devices))
+        return [self.strategy.device.index or 0] if self.num_devices == 1 else list(range(self.num_devices))
 
     @property
     def num_devices(self) -> int:
-        """How many devices this process uses."""
-        return 1
+        """How many devices of this host are used, by a process each."""
+        return self.strategy.world.local_size
 
     @property
     def num_nodes(self) -> int:
         """How many hosts there are."""
-        return 1
+        return self.strategy.world.nodes
 
     @property
     def node_rank(self) -> int:
         """This host among all."""
-        return 0
+        return self.strategy.world.node
 
     @property
     def global_rank(self) -> int:
         """This process among all."""
-        return self.strategy.group.rank
+        return self.strategy.world.rank
 
     @property
     def local_rank(self) -> int:
         """This process among those of its host."""
-        return self.strategy.group.rank
+        return self.strategy.world.local_rank
 
     @property
     def world_size(self) -> int:
         """How many processes there are."""
-        return self.strategy.group.size
+        return self.strategy.world.size
 
     @property
     def is_global_zero(self) -> bool:

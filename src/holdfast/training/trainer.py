@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,7 @@ from holdfast.callbacks.callback import Callback
 from holdfast.errors import ConfigError
 from holdfast.policy.what import full
 from holdfast.policy.what import weights_only as weights_only_what
-from holdfast.state.precision import Precision
-from holdfast.strategies.training import SingleDevice
+from holdfast.strategies.choose import chosen
 from holdfast.training.asked import (
     Together,
     check_fit,
@@ -24,7 +24,7 @@ from holdfast.training.asked import (
 )
 from holdfast.training.config import Config
 from holdfast.training.datamodule import LightningDataModule
-from holdfast.training.defaults import all_callbacks, device_of, loggers_of
+from holdfast.training.defaults import all_callbacks, loggers_of
 from holdfast.training.hooks import Context
 from holdfast.training.metrics import MetricLog
 from holdfast.training.module import LightningModule
@@ -37,8 +37,12 @@ class Trainer(Running):
 
     Args:
         accelerator: ``"auto"``, ``"cpu"`` or ``"gpu"``.
-        strategy: ``"auto"`` or ``"single_device"``.
-        devices: One, for now.
+        strategy: ``"auto"``, ``"single_device"``, ``"ddp"``, ``"ddp_spawn"``, ``"ddp_fork"``, ``"ddp_notebook"``; or
+            one of ``holdfast.strategies``, with options.
+        devices: How many of a host, a list of which, or ``"auto"``; on a CPU each is a process.
+        num_nodes: Hosts.
+        sync_batchnorm: Whether batch norm looks at the batches of all ranks together.
+        use_distributed_sampler: Whether each rank gets its share of the samples; False leaves loaders as they are.
         precision: ``"32-true"``, ``"64-true"``, ``"bf16-mixed"``, ``"16-mixed"``, ``"bf16-true"``, ``"16-true"``.
         logger: False for none; True for the default one.
         callbacks: One or several; checkpoint callbacks run last.
@@ -144,14 +148,14 @@ class Trainer(Running):
         )
         together.make(
             refuse_what_is_missing,
-            strategy=strategy,
-            num_nodes=num_nodes,
             profiler=profiler,
             plugins=plugins,
             model_registry=model_registry,
         )
-        device = together.make(device_of, accelerator, devices)
-        kind = together.make(Precision, precision or "32-true", device if together.clean else torch.device("cpu"))
+        self.strategy = together.make(
+            chosen, strategy, accelerator=accelerator, devices=devices, num_nodes=num_nodes,
+            precision=precision or "32-true", sync_batchnorm=sync_batchnorm,
+        )  # fmt: skip
         fast = bool(fast_dev_run)
         self.callbacks = together.make(
             all_callbacks, callbacks, bar=enable_progress_bar, summary=enable_model_summary,
@@ -160,12 +164,12 @@ class Trainer(Running):
         self.default_root_dir = str(Path(default_root_dir or Path.cwd()).expanduser().absolute())
         self.loggers = together.make(loggers_of, logger, self.default_root_dir, fast)
         together.check()
-        self.config, self.strategy = config, SingleDevice(device, kind)
+        self.config = config
         self._log_hparams, self._samples = enable_autolog_hparams, use_distributed_sampler
         self.hook_context, self.metric_log = Context(), MetricLog()
         self.should_stop = self.sanity_checking = False
         self.optimizers, self.lr_scheduler_configs = [], []
-        self.ckpt_path = self.loop = self.saving = self._signals = None
+        self.ckpt_path = self.loop = self.saving = self._signals = self._brought = None
         self._module = self._datamodule = self._train_batches = None
         self._validation = self._test = self._prediction = None
         self._fn, self._status = None, TrainerStatus.INITIALIZING
@@ -207,7 +211,7 @@ class Trainer(Running):
         self._run(
             TrainerFn.FITTING,
             ckpt_path,
-            lambda: self._fit(model, train_dataloaders, val_dataloaders, datamodule, ckpt_path, weights_only),
+            partial(self._fit, model, train_dataloaders, val_dataloaders, datamodule, ckpt_path, weights_only),
         )
 
     def validate(
@@ -239,7 +243,7 @@ class Trainer(Running):
         return self._run(
             TrainerFn.VALIDATING,
             ckpt_path,
-            lambda: self._measured("validation", model, dataloaders, datamodule, ckpt_path, verbose, weights_only),
+            partial(self._measured, "validation", model, dataloaders, datamodule, ckpt_path, verbose, weights_only),
         )
 
     def test(
@@ -271,7 +275,7 @@ class Trainer(Running):
         return self._run(
             TrainerFn.TESTING,
             ckpt_path,
-            lambda: self._measured("test", model, dataloaders, datamodule, ckpt_path, verbose, weights_only),
+            partial(self._measured, "test", model, dataloaders, datamodule, ckpt_path, verbose, weights_only),
         )
 
     def predict(
@@ -304,7 +308,7 @@ class Trainer(Running):
         return self._run(
             TrainerFn.PREDICTING,
             ckpt_path,
-            lambda: self._predicted(model, dataloaders, datamodule, ckpt_path, keep, weights_only),
+            partial(self._predicted, model, dataloaders, datamodule, ckpt_path, keep, weights_only),
         )
 
     def save_checkpoint(self, filepath: str | os.PathLike[str], weights_only: bool = False) -> None:

@@ -1,0 +1,188 @@
+"""Many processes, each with the whole model: gradients are averaged by torch's DistributedDataParallel."""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from holdfast.engine.group import TorchGroup
+from holdfast.errors import ConfigError
+from holdfast.state.precision import Precision
+from holdfast.strategies.launch import Launcher
+from holdfast.strategies.sharing import shared_out
+from holdfast.strategies.training import SingleDevice
+from holdfast.strategies.world import World
+
+T = TypeVar("T")
+
+_OPERATIONS = {"sum": dist.ReduceOp.SUM, "mean": dist.ReduceOp.SUM, "min": dist.ReduceOp.MIN, "max": dist.ReduceOp.MAX}
+
+
+class Distributed(SingleDevice):
+    """What all strategies of many processes have in common: they join, reduce, share the samples out.
+
+    Args:
+        devices: The devices of this host, by local rank.
+        precision: The kind of numbers.
+        launcher: How the processes come about.
+        world: Who this process is, as far as that is known before they do.
+        backend: Of torch.distributed; by the kind of device by default.
+        timeout: How long a rank waits for the others, in a collective or for a message.
+    """
+
+    def __init__(
+        self,
+        devices: list[torch.device],
+        precision: Precision,
+        launcher: Launcher,
+        world: World,
+        *,
+        backend: str | None = None,
+        timeout: timedelta = timedelta(minutes=10),
+    ) -> None:
+        super().__init__(devices[world.local_rank], precision)
+        self.world = world
+        self._devices, self._launcher = devices, launcher
+        self._backend = backend or ("cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo")
+        self._timeout = timeout
+
+    def launch(self, run: Callable[[], T], *, carry: Callable[[], Any], take: Callable[[Any], None]) -> T:
+        """Call ``run`` on every rank, once all have joined."""
+        result: T = self._launcher.launch(_Joined(self, run), carry=carry, take=take)
+        return result
+
+    def join(self, world: World) -> None:
+        """Meet the other ranks, once a process."""
+        self.world, self.device = world, self._devices[world.local_rank]
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+        if not dist.is_initialized():
+            dist.init_process_group(
+                self._backend,
+                init_method=f"tcp://{world.address}:{world.port}",
+                rank=world.rank,
+                world_size=world.size,
+                timeout=self._timeout,
+            )
+            atexit.register(_leave)
+        if self.group.size != world.size:
+            self.group = TorchGroup(self._timeout.total_seconds())
+
+    def sampled(self, loader: Any, *, training: bool) -> Any:
+        """A loader whose samples the ranks take by turns; training alone shuffles and fills up the last turn."""
+        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
+        return shared_out(loader, rank=self.world.rank, size=self.world.size, training=training, seed=seed)
+
+    def reduce(self, tensor: torch.Tensor, operation: str) -> torch.Tensor:
+        """The value over all ranks, on each of them."""
+        value = tensor.detach().clone().to(self.device)
+        if operation == "mean" and not value.is_floating_point():
+            value = value.to(torch.get_default_dtype())
+        dist.all_reduce(value, _OPERATIONS[operation])
+        return value / self.world.size if operation == "mean" else value
+
+
+class DataParallel(Distributed):
+    """The whole model on each rank.
+
+    Args:
+        devices, precision, launcher, world: As for ``Distributed``.
+        sync_batchnorm: Whether batch norm looks at the batches of all ranks together; on GPUs alone.
+        options: Arguments of ``DistributedDataParallel``, such as ``find_unused_parameters``.
+        shared: ``backend`` and ``timeout`` of ``Distributed``.
+    """
+
+    def __init__(
+        self,
+        devices: list[torch.device],
+        precision: Precision,
+        launcher: Launcher,
+        world: World,
+        *,
+        sync_batchnorm: bool = False,
+        options: dict[str, Any] | None = None,
+        **shared: Any,
+    ) -> None:
+        super().__init__(devices, precision, launcher, world, **shared)
+        self._sync_batchnorm, self._options = sync_batchnorm, options or {}
+        self._wrapped: DistributedDataParallel | None = None
+        self._manual = False
+
+    def setup(self, module: nn.Module, *, training: bool) -> None:
+        """Bring the module to the device; for training, give every rank the weights of rank 0."""
+        super().setup(module, training=training)
+        if self._sync_batchnorm:
+            if self.device.type != "cuda":
+                raise ConfigError("sync_batchnorm=True needs GPUs: torch has it for no other device.")
+            nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]  # torch's stubs lack it
+        self._wrapped, self._manual = None, not getattr(module, "automatic_optimization", True)
+        if training and any(p.requires_grad for p in module.parameters()):
+            ids = [self.device.index] if self.device.type == "cuda" else None
+            # By hand there may be several backward passes for one forward, each of another part of the parameters:
+            # every pass is prepared when it comes, and those that have no part in it are looked for.
+            options = {**self._options, "find_unused_parameters": True} if self._manual else self._options
+            self._wrapped = DistributedDataParallel(_Steps(module), device_ids=ids, **options)
+            self._wrapped.require_backward_grad_sync = not self._manual
+
+    def forward(self, step: Callable[..., T], *args: Any) -> T:
+        """Call a step; one with gradients through torch's wrapper, which follows its backward pass."""
+        if self._wrapped is None or not torch.is_grad_enabled():
+            return super().forward(step, *args)
+        with self.precision.forward():
+            result: T = self._wrapped(step, *args)
+            return result
+
+    def no_sync(self) -> AbstractContextManager[Any]:
+        """Gradients stay on their rank meanwhile."""
+        return nullcontext() if self._wrapped is None or self._manual else self._wrapped.no_sync()
+
+    def backward(self, module: Any, loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+        """The backward pass, at the end of which every rank has the mean of all gradients."""
+        if self._wrapped is not None and self._manual:
+            self._wrapped.require_backward_grad_sync = True
+            self._wrapped.reducer.prepare_for_backward([loss])
+            super().backward(module, loss, *args, **kwargs)
+            self._wrapped.require_backward_grad_sync = False
+        else:
+            super().backward(module, loss, *args, **kwargs)
+
+    def teardown(self, module: nn.Module) -> None:
+        """Take the wrapper away."""
+        self._wrapped = None
+        super().teardown(module)
+
+
+class _Joined:
+    """What a launcher runs on each rank; picklable, where what it is made of is."""
+
+    def __init__(self, strategy: Distributed, run: Callable[[], Any]) -> None:
+        self._strategy, self._run = strategy, run
+
+    def __call__(self, world: World) -> Any:
+        self._strategy.join(world)
+        return self._run()
+
+
+class _Steps(nn.Module):
+    """Makes a step of a module the forward pass that torch's wrapper looks at."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, step: Callable[..., Any], *args: Any) -> Any:
+        return step(*args)
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()

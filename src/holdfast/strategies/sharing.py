@@ -1,0 +1,64 @@
+"""Give each rank its share of the samples of a loader, whatever stands around it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler
+from torch.utils.data.distributed import DistributedSampler
+
+from holdfast.log import logger
+from holdfast.state.samplers import GlobalSampler, with_sampler
+
+
+def shared_out(loaders: Any, *, rank: int, size: int, training: bool, seed: int) -> Any:
+    """The loader, or each of several, with a sampler that gives this rank every ``size``-th sample.
+
+    Training shuffles where the loader did, and repeats a few samples so that all ranks have as many; otherwise no
+    sample is counted twice, and some ranks may have one more than others. A loader that has a sampler for ranks
+    already stays as it is, and so does one that is not torch's or has no indices, which is said.
+
+    Args:
+        loaders: A loader, or a list or mapping of them.
+        rank: This rank.
+        size: How many there are.
+        training: Whether they are trained on.
+        seed: Of the order, the same on all ranks.
+    """
+    if isinstance(loaders, Mapping):
+        return type(loaders)(  # type: ignore[call-arg]  # mappings of this kind are made of mappings
+            {key: shared_out(one, rank=rank, size=size, training=training, seed=seed) for key, one in loaders.items()}
+        )
+    if isinstance(loaders, (list, tuple)):
+        return type(loaders)(shared_out(one, rank=rank, size=size, training=training, seed=seed) for one in loaders)
+    shared: Callable[[Callable[[Any], Any]], Any] | None = getattr(loaders, "with_each", None)
+    if shared is not None:  # several loaders in one
+        return shared(lambda one: shared_out(one, rank=rank, size=size, training=training, seed=seed))
+    if not isinstance(loaders, DataLoader) or isinstance(loaders.dataset, IterableDataset):
+        what = "dataset" if isinstance(loaders, DataLoader) else "loader"
+        logger.warning(
+            "each of the %s ranks reads all that the %s gives: Holdfast can share out torch's loaders with indices. "
+            "Split it by rank yourself, and pass use_distributed_sampler=False.", size, what,
+        )  # fmt: skip
+        return loaders
+    sampler = loaders.sampler
+    if isinstance(sampler, (DistributedSampler, GlobalSampler)):
+        return loaders
+    plain = type(sampler) is SequentialSampler or (type(sampler) is RandomSampler and not _draws_otherwise(sampler))
+    return with_sampler(
+        loaders,
+        GlobalSampler(
+            loaders.dataset if plain else sampler,
+            rank=rank,
+            size=size,
+            shuffle=training and isinstance(sampler, RandomSampler),
+            seed=seed,
+            uneven="repeat" if training else "leave",
+        ),
+    )
+
+
+def _draws_otherwise(sampler: RandomSampler) -> bool:
+    """Whether it does not simply give each sample once."""
+    return sampler.replacement or len(sampler) != len(sampler.data_source)
