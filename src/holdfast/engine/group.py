@@ -10,7 +10,7 @@ import json
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -63,6 +63,18 @@ class Group(Protocol):
     def barrier(self, *, phase: str) -> None:
         """Return once every rank has called this too; ``phase`` as in ``broadcast``."""
 
+    def gather(self, value: Any, *, phase: str) -> list[Any]:
+        """Every rank's ``value`` by rank, on rank 0; an empty list elsewhere, where nothing is waited for.
+
+        As ``broadcast``, for the main thread and values that JSON can hold.
+        """
+
+    def fail(self, words: str) -> None:
+        """Tell the others that this rank has failed, so that those who wait for it stop waiting. From any thread."""
+
+    def failure(self) -> tuple[int, str] | None:
+        """The rank that failed first, as far as any has said so, and its words. Waits for nobody."""
+
 
 class Solo:
     """The group of one process."""
@@ -80,6 +92,20 @@ class Solo:
     def barrier(self, *, phase: str) -> None:
         """Return."""
         _require_main_thread("barrier", phase)
+
+    def gather(self, value: Any, *, phase: str) -> list[Any]:
+        """What JSON makes of ``value``, as a larger group would give it."""
+        _require_main_thread("gather", phase)
+        return [json.loads(json.dumps(value))]
+
+    def fail(self, words: str) -> None:
+        """There is nobody to tell."""
+
+    def failure(self) -> None:
+        """Nobody else can have failed."""
+
+    def __reduce__(self) -> tuple[type[Solo], tuple[()]]:
+        return Solo, ()
 
 
 class TorchGroup:
@@ -110,8 +136,10 @@ class TorchGroup:
             # Counted in the store: it can outlive a process group, and with it an earlier group's last keys.
             ordinal = store.add(f"holdfast/groups/{self.rank}", 1)
         prefix = f"holdfast/{ordinal}"
-        self._own = _StoreMailbox(PrefixStore(f"{prefix}/own", store), self.rank, self.size)
-        self.mailbox: Mailbox = _StoreMailbox(PrefixStore(f"{prefix}/mail", store), self.rank, self.size)
+        failed = PrefixStore(f"{prefix}/failed", store)
+        self._own = _StoreMailbox(PrefixStore(f"{prefix}/own", store), failed, self.rank, self.size)
+        self.mailbox: Mailbox = _StoreMailbox(PrefixStore(f"{prefix}/mail", store), failed, self.rank, self.size)
+        self._failed = failed
         self._calls = 0
         self._spent: tuple[str, ...] = ()
 
@@ -130,6 +158,28 @@ class TorchGroup:
         self._own.post(key, None)
         self._own.collect(key, deadline=self._deadline, phase=phase)
         self._leave(key, phase)
+
+    def gather(self, value: Any, *, phase: str) -> list[Any]:
+        """Every rank's ``value`` on rank 0, see ``Group``."""
+        key = self._next("gather", phase)
+        self._own.post(key, value)
+        if self.rank != 0:
+            return []
+        values = self._own.collect(key, deadline=self._deadline, phase=phase)
+        self._own.clear(key)
+        return [values[rank] for rank in range(self.size)]
+
+    def fail(self, words: str) -> None:
+        """Tell the others, see ``Group``. Where the store is gone, so is whoever would hear it."""
+        with suppress(RankError), _naming_rank_0("fail"):
+            # The first to fail is the cause; what comes after it is a consequence.
+            self._failed.compare_set("first", "", json.dumps([self.rank, words]))
+
+    def failure(self) -> tuple[int, str] | None:
+        """Who failed first, see ``Group``."""
+        with suppress(RankError), _naming_rank_0("failure"):
+            return _failure(self._failed)
+        return None
 
     def _next(self, verb: str, phase: str) -> str:
         _require_main_thread(verb, phase)
@@ -178,8 +228,8 @@ class _MemoryMailbox:
 class _StoreMailbox:
     """A mailbox in a key-value store. Each call on the store is short, so threads can share it."""
 
-    def __init__(self, store: Store, rank: int, size: int) -> None:
-        self._store, self._rank, self._size = store, rank, size
+    def __init__(self, store: Store, failed: Store, rank: int, size: int) -> None:
+        self._store, self._failed, self._rank, self._size = store, failed, rank, size
 
     def post(self, key: str, value: Any) -> None:
         text = json.dumps(value)
@@ -198,6 +248,9 @@ class _StoreMailbox:
                     absent = [rank for rank in wanted if not self._store.check([f"{key}/{rank}"])]
                     if absent:
                         raise _missing(absent, wanted, deadline, phase)
+                failure = _failure(self._failed)
+                if failure is not None and failure[0] in wanted and failure[0] != self._rank:
+                    raise RankError(failure[1], rank=failure[0], phase=phase)
                 time.sleep(pause)
                 pause = min(pause * 1.5, _PAUSES[1])
             return {rank: json.loads(self._store.get(f"{key}/{rank}")) for rank in wanted}
@@ -209,6 +262,14 @@ class _StoreMailbox:
     def remove(self, key: str, rank: int) -> None:
         with _naming_rank_0(key):
             self._store.delete_key(f"{key}/{rank}")
+
+
+def _failure(store: Store) -> tuple[int, str] | None:
+    """The rank that failed first, and its words."""
+    if not store.check(["first"]):
+        return None
+    rank, words = json.loads(store.get("first"))
+    return rank, words
 
 
 def _wanted(ranks: Iterable[int] | None, size: int) -> list[int]:

@@ -15,6 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from holdfast.engine.group import Group
+from holdfast.engine.lending import Lent
 from holdfast.policy.what import What
 from holdfast.state.precision import Precision
 from holdfast.strategies.world import World
@@ -30,11 +31,15 @@ class Held:
         parts: Part name to its state.
         frozen: Dotted names, beginning with the part's, of the modules' parameters that are not trained.
         groups: Part name of an optimizer to the parameter names of each of its groups.
+        weights: Dotted names, as in ``frozen``, of the parameters that are trained.
+        lent: The tensors that change in a step of an optimizer only; a save reads them in place until then.
     """
 
     parts: Mapping[str, Any]
     frozen: frozenset[str] = frozenset()
     groups: Mapping[str, Sequence[Sequence[str]]] = field(default_factory=dict)
+    weights: frozenset[str] = frozenset()
+    lent: Sequence[Lent] = ()
 
 
 class Strategy(Protocol):

@@ -176,34 +176,38 @@ class Forked:
                 "a process that has touched a GPU cannot be forked.",
                 remedy="Touch none before fit(), or use strategy='ddp' in a script.",
             )
-        port = free_port()
         with tempfile.TemporaryDirectory(prefix="holdfast-") as folder:
             home = Path(folder) / "home"
-            try:
-                context = start_processes(  # type: ignore[no-untyped-call]  # torch's stubs lack it
-                    _rank, (self._local_size, port, run, carry, home), self._local_size,
-                    join=False, start_method=self._method,
-                )  # fmt: skip
-            except (pickle.PicklingError, AttributeError, TypeError) as error:
-                raise ConfigError(
-                    f"strategy='ddp_spawn' sends the trainer and the module to its ranks, and cannot: {error}",
-                    remedy="Define classes at the top of a module, without lambdas; or use strategy='ddp'.",
-                ) from error
+            arguments = (self._local_size, free_port(), self._packed(run, carry), home)
+            context = start_processes(  # type: ignore[no-untyped-call]  # torch's stubs lack it
+                _rank, arguments, self._local_size, join=False, start_method=self._method
+            )
             while not context.join(grace_period=GRACE):
                 pass
             result, brought = torch.load(home, weights_only=False)  # our own child wrote it, a moment ago
         take(brought)
         return result  # type: ignore[no-any-return]
 
+    def _packed(self, run: Callable[[World], Any], carry: Callable[[], Any]) -> Any:
+        """What each rank does. Sent as bytes: torch's own way to send tensors would let all ranks share the memory."""
+        if self._method == "fork":
+            return run, carry
+        try:
+            return pickle.dumps((run, carry))
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise ConfigError(
+                f"strategy='ddp_spawn' sends the trainer and the module to its ranks, and cannot: {error}",
+                remedy="Define classes at the top of a module, without lambdas; or use strategy='ddp'.",
+            ) from error
 
-def _rank(
-    local_rank: int, size: int, port: int, run: Callable[[World], Any], carry: Callable[[], Any], home: Path
-) -> None:
+
+def _rank(local_rank: int, size: int, port: int, packed: Any, home: Path) -> None:
     """One child of ``Forked``."""
     import torch
 
     world = World(local_rank, size, local_rank, size, port=port)
     os.environ.update({**world.environment(), CHILD: "1"})
+    run, carry = pickle.loads(packed) if isinstance(packed, bytes) else packed  # noqa: S301  # our parent's, just now
     result = run(world)
     if local_rank == 0:
         torch.save((result, carry()), home)

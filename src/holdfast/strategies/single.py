@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from holdfast.engine.group import Group, Solo
+from holdfast.engine.lending import lendable
 from holdfast.errors import ConfigError, Incompatible
 from holdfast.policy.what import What
 from holdfast.strategies.base import Held
@@ -55,25 +56,27 @@ class Single:
         self.group: Group = group or Solo()
 
     def capture(self, objects: Mapping[str, Any], what: What) -> Held:
-        """The state dicts, as they are; tensors are lent."""
+        """The state dicts, as they are; of their tensors, those of the optimizers are lent until they step."""
         parts = {
             name: value.state_dict() if isinstance(value, Stateful) else value
             for name, value in objects.items()
             if what.wants_part(name)
         }
         modules = {name: value for name, value in objects.items() if isinstance(value, torch.nn.Module)}
-        frozen = frozenset(
-            f"{part}.{name}"
+        trained = {
+            f"{part}.{name}": parameter.requires_grad
             for part, module in modules.items()
             for name, parameter in module.named_parameters(remove_duplicate=False)
-            if not parameter.requires_grad
-        )
+        }
+        frozen = frozenset(name for name, is_trained in trained.items() if not is_trained)
         groups = {
             name: group_names(value, modules.values())
             for name, value in objects.items()
             if isinstance(value, torch.optim.Optimizer) and name in parts
         }
-        return Held(parts, frozen, groups)
+        optimizers = [value for value in objects.values() if isinstance(value, torch.optim.Optimizer)]
+        lent = lendable(optimizers, modules.values())
+        return Held(parts, frozen, groups, frozenset(trained) - frozen, lent)
 
     def restore(
         self,

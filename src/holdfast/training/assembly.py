@@ -14,6 +14,7 @@ from holdfast.callbacks.early_stopping import EarlyStopping
 from holdfast.callbacks.model_checkpoint import ModelCheckpoint
 from holdfast.errors import ConfigError
 from holdfast.state.signals import Signals
+from holdfast.training.agreement import Agreement
 from holdfast.training.data import Batches, Transfer, in_sequence, limited, loaders_of, several
 from holdfast.training.defaults import checked_callbacks, default_folder, savers_last
 from holdfast.training.evaluate import Evaluation, Stage
@@ -54,6 +55,7 @@ class Assembly(Facts):
         kept = [c for c in self.callbacks if not any(type(c) is type(f) for f in fresh)]
         self.callbacks = savers_last([*kept, *fresh])
         self.metric_log = SilentLog() if self.config.barebones else MetricLog()
+        self.metric_log.reduce = self.strategy.reduce if self.world_size > 1 else None
         self.should_stop = self.sanity_checking = False
         self.hooks = Hooks(self, model, LightningModule, self.callbacks, self.hook_context)
 
@@ -140,7 +142,7 @@ class Assembly(Facts):
             check=self._check_signal,
         )
 
-    def _loop(self, batches: Batches, evaluation: Evaluation | None) -> FitLoop:
+    def _loop(self, batches: Batches, evaluation: Evaluation | None, agreement: Agreement) -> FitLoop:
         late = [c for c in self.callbacks if isinstance(c, (ModelCheckpoint, EarlyStopping))]
         early = [c for c in self.callbacks if c not in late]
         name = "on_train_epoch_end"
@@ -157,7 +159,8 @@ class Assembly(Facts):
             limits=self.config.limits(batches),
             evaluation=evaluation,
             consider=lambda event, validates=False: self._ready().consider(event, validates),
-            asked_to_stop=lambda: self.should_stop,
+            fence=lambda: self._ready().fence(),
+            agreement=agreement,
             log_step=lambda: self._log(self.metric_log.step_values()),
             log_epoch=self._log,
             restore_random=lambda: None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from holdfast.policy.values import Event, Progress
 from holdfast.state import random
 from holdfast.state.optimizers import SchedulerConfig, SteppedOptimizer
 from holdfast.strategies.base import TrainingStrategy
+from holdfast.training.agreement import Agreement
 from holdfast.training.data import Batches, Transfer, calling
 from holdfast.training.evaluate import Evaluation
 from holdfast.training.hooks import Context, Hooks
@@ -38,7 +38,8 @@ class FitLoop:
         limits: When to stop.
         evaluation: Its validation, if it has one.
         consider: Lets the policies decide on an event: ``consider(event, validation_follows)``.
-        asked_to_stop: Whether a signal or a callback wants the end.
+        fence: Returns when no save reads the state in place: hooks that come next may change it.
+        agreement: What the ranks agree on: whether to end, and the time.
         log_step: Hands the values of a step to the loggers.
         log_epoch: Hands values of an epoch to them.
         restore_random: Puts back the random state of a checkpoint; the last thing before the first batch.
@@ -62,7 +63,8 @@ class FitLoop:
         limits: FitLimits,
         evaluation: Evaluation | None,
         consider: Callable[..., None],
-        asked_to_stop: Callable[[], bool],
+        fence: Callable[[], None],
+        agreement: Agreement,
         log_step: Callable[[], None],
         log_epoch: Callable[[dict[str, Any]], None],
         restore_random: Callable[[], None],
@@ -74,7 +76,7 @@ class FitLoop:
         self.metrics, self.batches, self.transfer = metrics, batches, transfer
         self.limits, self.evaluation = limits, evaluation
         self.optimizers, self.schedulers = list(optimizers), list(schedulers)
-        self.consider, self.asked_to_stop = consider, asked_to_stop
+        self.consider, self.fence, self.agreement = consider, fence, agreement
         self.log_step, self.log_epoch = log_step, log_epoch
         self.restore_random, self.reload = restore_random, reload
         self.late_epoch_end, self.early_epoch_end = tuple(late_epoch_end), tuple(early_epoch_end)
@@ -91,8 +93,7 @@ class FitLoop:
         self._plateau_at = -1
         self._window = False  # whether gradients wait for more batches to come to them
         self._elapsed = 0.0
-        self._started = time.monotonic()
-        self._last_validation = self._started
+        self._last_validation = 0.0
         automatic = bool(module.automatic_optimization)
         self._train_batch = self._automatic if automatic else self._manual
         self._training_step = calling(module, "training_step", 2)
@@ -152,6 +153,7 @@ class FitLoop:
         while not self._done():
             self._run_epoch()
         self.running = False
+        self.fence()
         self.hooks.call("on_train_end")
         self.consider(Event.FIT_END)
 
@@ -164,11 +166,13 @@ class FitLoop:
         self.hooks.call("on_train_epoch_start")
         self.complete = self._run_batches(resumed_at)
         self.at_boundary = True
+        self.fence()
         self.metrics.end_batches(self.steps)
         self.hooks.call_all(self.early_epoch_end, "on_train_epoch_end")
         self.log_epoch(self.metrics.end_stage(self.steps))
         self.schedules.step(self.schedules.plateau_epoch, self.epoch + 1)
         self.hooks.call_all(self.late_epoch_end, "on_train_epoch_end")
+        self.agreement.poll()
         self.consider(Event.TRAIN_EPOCH_END)
         self.epoch_ended = True
         if not self._done():
@@ -214,6 +218,7 @@ class FitLoop:
             self.at_boundary = True
             if end:
                 hooks.call_all(end, "on_train_batch_end", outputs, batch, batch_idx)
+            self.agreement.count()
             stepped = not self._window
             if stepped:
                 self.stepped += 1
@@ -256,13 +261,15 @@ class FitLoop:
 
     def _validate(self) -> None:
         assert self.evaluation is not None, "only a run with a validation validates"
+        self.fence()
         if not self._window:
             self.module.on_validation_model_zero_grad()
         self.random = random.capture()  # a save asked for meanwhile resumes by running this validation whole
         logged = self.evaluation.run(self.steps)
         self.random = None
         self.validated_at = self.total_batches
-        self._last_validation = time.monotonic()
+        self.agreement.poll()
+        self._last_validation = self.agreement.now()
         self.log_epoch(logged)
         self.consider(Event.VALIDATION_END)
 
@@ -375,7 +382,7 @@ class FitLoop:
         if self.running and self._stops(self.epoch):
             return True  # a run that is stopped in the middle of an epoch ends with a validation
         if limits.validate_seconds is not None:
-            return time.monotonic() - self._last_validation >= limits.validate_seconds
+            return self.agreement.now() - self._last_validation >= limits.validate_seconds
         if limits.validate_every is None:
             return last
         return (self.total_batches if limits.by_run else batch_idx + 1) % limits.validate_every == 0
@@ -396,13 +403,13 @@ class FitLoop:
     def _stops(self, epochs: int) -> bool:
         """Whether a callback or the time says stop, and the least that was asked for is done."""
         limits = self.limits
-        if not self.asked_to_stop() and (limits.max_time is None or self._seconds() < limits.max_time):
+        if not self.agreement.stop and (limits.max_time is None or self._seconds() < limits.max_time):
             return False
         return epochs >= limits.min_epochs and self.steps >= limits.min_steps
 
     def _seconds(self) -> float:
         """How long this fit has taken, with those that it goes on from."""
-        return self._elapsed + time.monotonic() - self._started
+        return self._elapsed + self.agreement.now()
 
 
 _END: Any = object()

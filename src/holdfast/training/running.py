@@ -14,6 +14,7 @@ from holdfast.policy.what import What
 from holdfast.state import optimizers as optimizing
 from holdfast.state import random
 from holdfast.state.signals import Signals
+from holdfast.training.agreement import Agreement
 from holdfast.training.asked import check_optimizers
 from holdfast.training.assembly import LOADERS, Assembly
 from holdfast.training.checkpoint import Parts, captured, check, dump, restore
@@ -97,7 +98,8 @@ class Running(Assembly):
         self.strategy.stepping = False  # whatever became of the fit before
         with Signals() as signals:
             self._signals = signals
-            self.loop = loop = self._loop(batches, evaluation)
+            agreement = Agreement(self.strategy.group, signals, lambda: self.should_stop)
+            self.loop = loop = self._loop(batches, evaluation, agreement)
             if before is not None:
                 loop.go_on_from(*before)  # a second fit counts on from the first
             loop.reload = self._reloading(train_dataloaders, val_dataloaders)

@@ -208,6 +208,7 @@ class Trainer(Running):
             model, LightningModule, train=train_dataloaders, val=val_dataloaders, datamodule=datamodule,
             clip=self.config.gradient_clip_val, accumulate=self.config.accumulate_grad_batches,
         )  # fmt: skip
+        self._module = model  # a rank of another process takes its own; what comes home comes to this one
         self._run(
             TrainerFn.FITTING,
             ckpt_path,
