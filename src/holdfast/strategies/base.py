@@ -83,12 +83,14 @@ class TrainingStrategy(Strategy, Protocol):
         world: Which of how many processes this is.
         device: Where this rank computes.
         precision: The kind of numbers, and the scaler, whose state is saved.
+        infers: Whether an evaluation may run in torch's inference mode.
         stepping: Whether an optimizer's step is under way, or an error broke one off: the weights are no state then.
     """
 
     world: World
     device: torch.device
     precision: Precision
+    infers: bool
     stepping: bool
 
     def launch(self, run: Callable[[], T], *, carry: Callable[[], Any], take: Callable[[Any], None]) -> T:
@@ -132,7 +134,7 @@ class TrainingStrategy(Strategy, Protocol):
         """Call a step of the module, so that its backward pass is followed."""
         ...
 
-    def no_sync(self) -> AbstractContextManager[Any]:
+    def no_sync(self, module: Any) -> AbstractContextManager[Any]:
         """The context of batches whose gradients wait for more to come to them: ranks need not agree on them yet."""
         ...
 
@@ -154,6 +156,18 @@ class TrainingStrategy(Strategy, Protocol):
 
     def zero_grad(self, optimizer: Optimizer) -> None:
         """Drop the gradients."""
+        ...
+
+    def whole(self, state: Any) -> Any:
+        """A state with every tensor whole, as a single process would have it, on rank 0 alone. A collective."""
+        ...
+
+    def load_module(self, module: nn.Module, state: Any, *, strict: bool) -> None:
+        """Put whole tensors into a module, each rank its part."""
+        ...
+
+    def load_optimizer(self, optimizer: Optimizer, state: Any) -> None:
+        """Put whole tensors into an optimizer, each rank its part."""
         ...
 
     def reduce(self, tensor: torch.Tensor, operation: str) -> torch.Tensor:

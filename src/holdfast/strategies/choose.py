@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
@@ -69,12 +69,32 @@ class DDPStrategy:
             object.__setattr__(self, name, value)
 
 
+@dataclass(frozen=True)
+class FSDPStrategy:
+    """``strategy="fsdp"`` with options.
+
+    Args:
+        auto_wrap_policy: Which modules are gathered by themselves for their forward pass: their classes, or a function
+            that says so of each; by default the module as a whole. What ``configure_model`` has sharded stays.
+        reshard_after_forward: Whether parameters are given up between the forward and the backward pass; torch's
+            default is all but the outermost module's.
+        process_group_backend: Of torch.distributed; by the kind of device by default.
+        timeout: How long a rank waits for the others.
+    """
+
+    auto_wrap_policy: Collection[type[torch.nn.Module]] | Callable[[torch.nn.Module], bool] | None = None
+    reshard_after_forward: bool | None = None
+    process_group_backend: str | None = None
+    timeout: timedelta = timedelta(minutes=10)
+
+
 _STARTS: dict[str, Start] = {"ddp": "popen", "ddp_spawn": "spawn", "ddp_fork": "fork", "ddp_notebook": "fork"}
 
-Asked = SingleDeviceStrategy | DDPStrategy
+Asked = SingleDeviceStrategy | DDPStrategy | FSDPStrategy
 
 NAMES: dict[str, Asked] = {
     "single_device": SingleDeviceStrategy(),
+    "fsdp": FSDPStrategy(),
     **{name: DDPStrategy(start_method=start) for name, start in _STARTS.items()},
     **{
         f"{name}_find_unused_parameters_true": DDPStrategy(start_method=start, find_unused_parameters=True)
@@ -102,7 +122,7 @@ def chosen(
     problems = []
     if isinstance(strategy, str) and strategy not in ("auto", *NAMES):
         problems.append(f"strategy={strategy!r} is not one of {', '.join(('auto', *NAMES))}")
-    elif strategy is not None and not isinstance(strategy, (str, SingleDeviceStrategy, DDPStrategy)):
+    elif strategy is not None and not isinstance(strategy, (str, SingleDeviceStrategy, DDPStrategy, FSDPStrategy)):
         problems.append(f"strategy= takes a name or one of holdfast.strategies, not a {type(strategy).__name__}")
     if accelerator not in ("auto", "cpu", "gpu", "cuda"):
         problems.append(f"accelerator is 'auto', 'cpu' or 'gpu', not {accelerator!r}")
@@ -121,19 +141,34 @@ def chosen(
             raise ConfigError(f"strategy='single_device' trains on one device, and {len(found)} were asked for.")
         device = torch.device(asked.device) if asked.device is not None else found[0]
         return SingleDevice(device, Precision(precision, device))
-    from holdfast.strategies.ddp import DataParallel  # torch.distributed is loaded by those who use it
+    return _distributed(asked, found, world, num_nodes, Precision(precision, found[0]), sync_batchnorm)
 
-    here, launcher = _launcher(asked.start_method, world, len(found), num_nodes)
-    return DataParallel(
-        found,
-        Precision(precision, found[0]),
-        launcher,
-        here,
-        sync_batchnorm=sync_batchnorm,
-        options=dict(asked.options),
-        backend=asked.process_group_backend,
-        timeout=asked.timeout,
-    )
+
+def _distributed(
+    asked: DDPStrategy | FSDPStrategy,
+    devices: list[torch.device],
+    world: World | None,
+    nodes: int,
+    precision: Precision,
+    sync_batchnorm: bool,
+) -> TrainingStrategy:
+    """Imports what it needs itself: torch.distributed is loaded by those who use it."""
+    shared = {"backend": asked.process_group_backend, "timeout": asked.timeout}
+    if isinstance(asked, DDPStrategy):
+        from holdfast.strategies.ddp import DataParallel
+
+        here, launcher = _launcher(asked.start_method, world, len(devices), nodes)
+        options = dict(asked.options)
+        return DataParallel(
+            devices, precision, launcher, here, sync_batchnorm=sync_batchnorm, options=options, **shared
+        )
+    from holdfast.strategies.fsdp import Sharded
+
+    here, launcher = _launcher("popen", world, len(devices), nodes)
+    return Sharded(
+        devices, precision, launcher, here, policy=asked.auto_wrap_policy,
+        reshard_after_forward=asked.reshard_after_forward, **shared,
+    )  # fmt: skip
 
 
 def _launcher(start: Start, world: World | None, local_size: int, nodes: int) -> tuple[World, Launcher]:

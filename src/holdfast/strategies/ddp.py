@@ -141,7 +141,7 @@ class DataParallel(Distributed):
             result: T = self._wrapped(step, *args)
             return result
 
-    def no_sync(self) -> AbstractContextManager[Any]:
+    def no_sync(self, module: Any) -> AbstractContextManager[Any]:
         """Gradients stay on their rank meanwhile."""
         return nullcontext() if self._wrapped is None or self._manual else self._wrapped.no_sync()
 

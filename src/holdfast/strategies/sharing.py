@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sequent
 from torch.utils.data.distributed import DistributedSampler
 
 from holdfast.log import logger
-from holdfast.state.samplers import GlobalSampler, with_sampler
+from holdfast.state.samplers import GlobalSampler, sampler_of, with_sampler
 
 
 def shared_out(loaders: Any, *, rank: int, size: int, training: bool, seed: int) -> Any:
@@ -42,7 +42,7 @@ def shared_out(loaders: Any, *, rank: int, size: int, training: bool, seed: int)
             "Split it by rank yourself, and pass use_distributed_sampler=False.", size, what,
         )  # fmt: skip
         return loaders
-    sampler = loaders.sampler
+    sampler = sampler_of(loaders)
     if isinstance(sampler, (DistributedSampler, GlobalSampler)):
         return loaders
     plain = type(sampler) is SequentialSampler or (type(sampler) is RandomSampler and not _draws_otherwise(sampler))

@@ -33,6 +33,7 @@ class SingleDevice(Single):
         self.device = device
         self.precision = precision
         self.stepping = False
+        self.infers = True
 
     def launch(self, run: Callable[[], T], *, carry: Callable[[], Any], take: Callable[[Any], None]) -> T:
         """The result of ``run``: this process is the only rank, and nothing needs to come home."""
@@ -58,20 +59,20 @@ class SingleDevice(Single):
 
     def cast(self, batch: Any) -> Any:
         """A batch in the kind of numbers asked for."""
-        return _mapped(batch, self.precision.input) if self.precision.casts_input else batch
+        return mapped(batch, self.precision.input) if self.precision.casts_input else batch
 
     def move(self, batch: Any, device: torch.device) -> Any:
         """Every tensor in a batch, on the device; what has a ``to`` of its own is asked for it."""
         if device.type == "cpu":
             return batch
-        return _mapped(batch, lambda t: t.to(device, non_blocking=True))
+        return mapped(batch, lambda t: t.to(device, non_blocking=True))
 
     def forward(self, step: Callable[..., T], *args: Any) -> T:
         """Call a step in the kind of numbers asked for."""
         with self.precision.forward():
             return step(*args)
 
-    def no_sync(self) -> AbstractContextManager[Any]:
+    def no_sync(self, module: Any) -> AbstractContextManager[Any]:
         """None: there is nobody to agree with."""
         return nullcontext()
 
@@ -109,6 +110,18 @@ class SingleDevice(Single):
         """Drop the gradients."""
         optimizer.zero_grad()
 
+    def whole(self, state: Any) -> Any:
+        """The state itself: nothing of it is elsewhere."""
+        return state
+
+    def load_module(self, module: nn.Module, state: Any, *, strict: bool) -> None:
+        """Put a module's state back."""
+        module.load_state_dict(state, strict=strict)
+
+    def load_optimizer(self, optimizer: Optimizer, state: Any) -> None:
+        """Put an optimizer's state back."""
+        optimizer.load_state_dict(state)
+
     def reduce(self, tensor: torch.Tensor, operation: str) -> torch.Tensor:
         """The value over all ranks: with one, the tensor itself."""
         return tensor
@@ -124,13 +137,14 @@ class SingleDevice(Single):
             module.cpu()
 
 
-def _mapped(batch: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+def mapped(batch: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """A structure of tensors with each of them changed."""
     if isinstance(batch, torch.Tensor):
         return change(batch)
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(_mapped(item, change) for item in batch))
+        return type(batch)(*(mapped(item, change) for item in batch))
     if isinstance(batch, (list, tuple)):
-        return type(batch)(_mapped(item, change) for item in batch)
+        return type(batch)(mapped(item, change) for item in batch)
     if isinstance(batch, Mapping):
-        return type(batch)({key: _mapped(value, change) for key, value in batch.items()})  # type: ignore[call-arg]
+        return type(batch)({key: mapped(value, change) for key, value in batch.items()})  # type: ignore[call-arg]
     return batch

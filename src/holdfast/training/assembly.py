@@ -16,7 +16,7 @@ from holdfast.errors import ConfigError
 from holdfast.state.signals import Signals
 from holdfast.training.agreement import Agreement
 from holdfast.training.data import Batches, Transfer, in_sequence, limited, loaders_of, several
-from holdfast.training.defaults import checked_callbacks, default_folder, savers_last
+from holdfast.training.defaults import checked_callbacks, default_folder, savers_last, version_of
 from holdfast.training.evaluate import Evaluation, Stage
 from holdfast.training.facts import Facts
 from holdfast.training.fit import FitLoop
@@ -58,6 +58,18 @@ class Assembly(Facts):
         self.metric_log.reduce = self.strategy.reduce if self.world_size > 1 else None
         self.should_stop = self.sanity_checking = False
         self.hooks = Hooks(self, model, LightningModule, self.callbacks, self.hook_context)
+        if self.world_size > 1:
+            self._agree_on_versions()
+
+    def _agree_on_versions(self) -> None:
+        """Every rank knows the version that rank 0 took for a logger: folders follow from it."""
+        from holdfast.loggers.base import Logger
+
+        ours = [one for one in self.loggers if isinstance(one, Logger)]
+        taken = [version_of(one) for one in ours] if self.is_global_zero else None
+        for one, version in zip(ours, self.strategy.group.broadcast(taken, phase="versions of loggers"), strict=True):
+            if version is not None:
+                one.go_on_in(version)
 
     def _setup(self, stage: str) -> None:
         model, datamodule = self.lightning_module, self._datamodule
@@ -95,13 +107,14 @@ class Assembly(Facts):
         )
 
     def _reloading(self, train: Any, val: Any) -> Callable[[int], Batches | None]:
-        """Asks for loaders anew in every n-th epoch but the first."""
+        """Asks for loaders anew in every n-th epoch but the first; and where a run goes on, now that it knows where."""
         begun = False
 
         def reload(epoch: int) -> Batches | None:
             nonlocal begun
             first, begun = not begun, True
-            if first or not self.config.reload_every or epoch % self.config.reload_every:
+            every = self.config.reload_every
+            if not every or (epoch == 0 if first else epoch % every):
                 return None
             if self._validation is not None:
                 self._validation.loaders = self._evaluation_batches("val", val)
@@ -138,7 +151,7 @@ class Assembly(Facts):
             metrics=self.metric_log,
             loaders=loaders,
             transfer=self._transfer(),
-            inference_mode=self.config.inference_mode,
+            inference_mode=self.config.inference_mode and self.strategy.infers,
             check=self._check_signal,
         )
 
@@ -209,39 +222,44 @@ class Assembly(Facts):
 
     def _log(self, values: dict[str, torch.Tensor]) -> None:
         """Hand values to the loggers; only here are they read."""
-        if values and self.loggers:
+        if values and self._writing:
             read = {"epoch": self.current_epoch, **numbers(values)}
             loop = self.loop
             now = 0 if loop is None else loop.stepped - (loop.running and loop.stepped > 0)
             step = int(read.pop("step", now))  # whoever logs a "step" chooses the x-axis
-            for one in self.loggers:
+            for one in self._writing:
                 one.log_metrics(read, step=step)
+
+    @property
+    def _writing(self) -> list[Any]:
+        """The loggers, on the one rank that writes."""
+        return self.loggers if self.is_global_zero else []
 
     def _log_hyperparameters(self) -> None:
         values: dict[str, Any] = {}
         for owner in (self.lightning_module, self._datamodule):
             if owner is not None and self._log_hparams and getattr(owner, "_log_hyperparams", False):
                 values.update(owner.hparams_initial)
-        for one in self.loggers:
+        for one in self._writing:
             if values:
                 one.log_hyperparams(values)
             one.log_graph(self.lightning_module)
             one.save()
 
     def _tell_of_checkpoint(self, callback: ModelCheckpoint) -> None:
-        for one in self.loggers:
+        for one in self._writing:
             one.after_save_checkpoint(callback)
 
     def _rewind_loggers(self, step: int) -> None:
         """The run that they log goes on from a checkpoint: what they have of later steps is of its past no more."""
         from holdfast.loggers.base import Logger
 
-        for one in self.loggers:
+        for one in self._writing:
             if isinstance(one, Logger):  # this verb is our own
                 one.rewind(step)
 
     def _finalize(self, status: str) -> None:
-        for one in self.loggers:
+        for one in self._writing:
             one.finalize(status)
 
     def _check_signal(self) -> None:

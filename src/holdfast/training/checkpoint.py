@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from holdfast.callbacks.callback import Callback
+from holdfast.formats import loops
 from holdfast.formats.lightning import LIGHTNING_VERSION
 from holdfast.log import logger
 from holdfast.policy.values import Progress
@@ -22,6 +23,7 @@ from holdfast.training.hparams import checkpoint_entries
 
 if TYPE_CHECKING:
     from holdfast.engine.job import Captured
+    from holdfast.strategies.base import TrainingStrategy
 
 OWN = "holdfast"
 
@@ -36,7 +38,7 @@ class Parts:
         callbacks: The callbacks.
         optimizers: The optimizers.
         schedulers: The schedulers.
-        precision: The scaler of half precision, or what stands for it.
+        strategy: How it is spread over processes.
         loop: What the loop remembers.
         progress: The counters.
         random: The random state to store, where it is not that of this moment.
@@ -48,7 +50,7 @@ class Parts:
     callbacks: list[Callback]
     optimizers: list[torch.optim.Optimizer]
     schedulers: list[Any]
-    precision: Any
+    strategy: TrainingStrategy
     loop: dict[str, Any]
     progress: Progress
     random: dict[str, Any] | None = None
@@ -71,6 +73,7 @@ def dump(parts: Parts, what: What) -> Dump:
             "global_step": parts.progress.steps,
             "pytorch-lightning_version": LIGHTNING_VERSION,
             "state_dict": parts.module.state_dict(),
+            "loops": _loops(parts),
         },
         {"model": ("state_dict",)},
     )
@@ -83,7 +86,7 @@ def dump(parts: Parts, what: What) -> Dump:
             made.places["datamodule"] = (type(parts.datamodule).__qualname__,)
     if not what.wants_part("optimizer"):
         return made
-    made.root["callbacks"] = {c.state_key: state for c in parts.callbacks if (state := c.state_dict())}
+    made.root["callbacks"] = {key: state for key, c in _by_key(parts.callbacks) if (state := c.state_dict())}
     made.places["callbacks"] = ("callbacks",)
     for key, name, things in (
         ("optimizer_states", "optimizer", parts.optimizers),
@@ -91,7 +94,7 @@ def dump(parts: Parts, what: What) -> Dump:
     ):
         made.root[key] = [thing.state_dict() for thing in things]
         made.places.update({f"{name}{i or ''}": (key, i) for i in range(len(things))})
-    scaler = parts.precision.state_dict()
+    scaler = parts.strategy.precision.state_dict()
     if scaler:
         made.root["MixedPrecision"] = scaler
         made.places["precision"] = ("MixedPrecision",)
@@ -105,16 +108,31 @@ def dump(parts: Parts, what: What) -> Dump:
     return made
 
 
+def _loops(parts: Parts) -> dict[str, Any]:
+    """Where the run stands, for readers of this family: never read back by us."""
+    loop, progress = parts.loop, parts.progress
+    return loops.written(
+        progress,
+        automatic=bool(parts.module.automatic_optimization),
+        last_batch=loop.get("last_batch"),
+        validated=progress.batches > 0 and loop.get("validated_at") == progress.batches,
+        window=bool(loop.get("window")),
+        stepped=loop.get("stepped"),
+    )
+
+
 def captured(made: Dump, parts: Parts) -> Captured:
     """The dictionary as the engine takes it, after hooks have edited it."""
     from holdfast.engine.job import Captured
+    from holdfast.engine.lending import lendable
 
-    frozen = frozenset(
-        f"model.{name}" for name, p in parts.module.named_parameters(remove_duplicate=False) if not p.requires_grad
-    )
+    named = parts.module.named_parameters(remove_duplicate=False)
+    trained = {f"model.{name}": p.requires_grad for name, p in named}
+    frozen = frozenset(name for name, is_trained in trained.items() if not is_trained)
     groups = {name: names for name, names in _groups(parts).items() if name in made.places}
     there = {name: place for name, place in made.places.items() if _is_there(made.root, place)}
-    return Captured(made.root, there, frozen, groups)
+    lent = lendable(parts.optimizers, [parts.module])
+    return Captured(made.root, there, frozen, groups, frozenset(trained) - frozen, lent)
 
 
 def check(
@@ -165,27 +183,45 @@ def restore(root: Mapping[str, Any], parts: Parts, *, strict: bool) -> None:
 
     The loop's position and the random state are put back by whoever runs the loop, last.
     """
-    parts.module.load_state_dict(root["state_dict"], strict=strict)
+    parts.strategy.load_module(parts.module, root["state_dict"], strict=strict)
     for optimizer, state in zip(parts.optimizers, root["optimizer_states"], strict=True):
-        optimizer.load_state_dict(state)
+        parts.strategy.load_optimizer(optimizer, state)
         if state["state"]:
             # It has stepped, though not in this process: a scheduler that steps first would warn that it has not.
             optimizer._opt_called = True  # type: ignore[attr-defined]
     for scheduler, state in zip(parts.schedulers, root.get("lr_schedulers", []), strict=True):
         scheduler.load_state_dict(state)
-    parts.precision.load_state_dict(root.get("MixedPrecision", {}))
-    states = dict(root.get("callbacks", {}))
-    for callback in parts.callbacks:
-        if callback.state_key in states:
-            callback.load_state_dict(states.pop(callback.state_key))
-    if states:
-        logger.warning("no callback of this run takes the state that the checkpoint holds of %s", ", ".join(states))
+    parts.strategy.precision.load_state_dict(root.get("MixedPrecision", {}))
+    _give_back(dict(root.get("callbacks") or {}), parts.callbacks)
     if parts.datamodule is not None and type(parts.datamodule).__qualname__ in root:
         parts.datamodule.load_state_dict(root[type(parts.datamodule).__qualname__])
     gradients = root.get(OWN, {}).get("gradients", {})
     for name, parameter in parts.module.named_parameters():
         if name in gradients:
             parameter.grad = gradients[name].to(parameter.device)
+
+
+def _give_back(states: dict[str, Any], callbacks: Sequence[Callback]) -> None:
+    """Each callback's state: under its key, else under its class's name alone, as older files have it."""
+    for key, callback in _by_key(callbacks):
+        there = next((name for name in (key, type(callback).__qualname__) if name in states), None)
+        if there is not None:
+            callback.load_state_dict(states.pop(there))
+    # What a callback had saved is seen in its folder: that another one saves now loses nothing.
+    left = [key for key, state in states.items() if not (isinstance(state, dict) and "best_model_path" in state)]
+    if left:
+        logger.warning("no callback of this run takes the state that the checkpoint holds of %s", ", ".join(left))
+
+
+def _by_key(callbacks: Sequence[Callback]) -> list[tuple[str, Callback]]:
+    """Callbacks by their keys; of several with one key, all but the first have a number, so that none loses its state."""
+    seen: dict[str, int] = {}
+    found = []
+    for callback in callbacks:
+        key = callback.state_key
+        seen[key] = number = seen.get(key, 0) + 1
+        found.append((key if number == 1 else f"{key} {number}", callback))
+    return found
 
 
 def _part(index: int) -> str:

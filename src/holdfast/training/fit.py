@@ -89,7 +89,8 @@ class FitLoop:
         self.at_boundary = True
         self.running = False
         self.random: dict[str, Any] | None = None
-        self.epoch_random: dict[str, Any] | None = None
+        self._place: dict[str, Any] | None = None  # in the data, as a checkpoint has it; None once it was gone to
+        self._validating: list[dict[str, Any]] | None = None
         self._plateau_at = -1
         self._window = False  # whether gradients wait for more batches to come to them
         self._elapsed = 0.0
@@ -120,9 +121,11 @@ class FitLoop:
             "validated_at": self.validated_at,
             "plateau_at": self._plateau_at,
             "stepped": self.stepped,
+            "last_batch": self.last_batch or self.complete,
             # A batch that an error broke off is not in the window.
             "window": self._window if self.at_boundary else bool(self.batch % self.limits.accumulate),
-            "epoch_random": None if self.complete else self.epoch_random,
+            "data": self._place or self.batches.feed.state_dict(self.batch, over=self.complete),
+            "validation": self._evaluation_places() if self.random is None else self._validating,
             "metrics": self.metrics.state_dict(),
         }
         return state if self.limits.max_time is None else {**state, "elapsed": self._seconds()}
@@ -134,7 +137,13 @@ class FitLoop:
         self.total_batches, self.steps, self.samples = progress.batches, progress.steps, progress.samples
         self.validated_at, self._plateau_at = state.get("validated_at", -1), state.get("plateau_at", -1)
         self._window = state.get("window", False)
-        self.epoch_random = state.get("epoch_random")
+        within = self.batch > 0 and not self.complete
+        self._place = state.get("data") or ({"kind": "unknown", "over": False, "done": self.batch} if within else None)
+        loaders = () if self.evaluation is None else self.evaluation.loaders
+        places = state.get("validation") or ()
+        if len(places) == len(loaders):
+            for loader, place in zip(loaders, places, strict=True):
+                loader.feed.load_state_dict(place)
         self.stepped = state.get("stepped", progress.steps)
         self._elapsed = state.get("elapsed", 0.0)
         self.metrics.load_state_dict(state.get("metrics", {}))
@@ -236,16 +245,18 @@ class FitLoop:
                 upcoming = next(source, _END)
         return True
 
-    def _batches_from(self, skip: int) -> Iterator[Any]:
-        """The epoch's batches, without those that are done: in the order of before, if that comes from a seed alone."""
-        if skip and self.epoch_random is not None:
-            random.restore(self.epoch_random)
-        else:
-            self.epoch_random = random.capture()
-        source = self.batches.iterate()
-        for _ in range(skip):
-            next(source, None)
-        return source
+    def _batches_from(self, done: int) -> Iterator[Any]:
+        """The epoch's batches, without those that are done."""
+        place, self._place = self._place, None
+        if place is not None:
+            # A checkpoint of an epoch's last batch may not have seen the epoch's end; it is over all the same.
+            self.batches.feed.load_state_dict({**place, "over": place["over"] or place["done"] != done})
+        return self.batches.iterate(ahead=self.batches.size is None)
+
+    def _evaluation_places(self) -> list[dict[str, Any]] | None:
+        """What the loaders of the validation must remember between two of them."""
+        loaders = () if self.evaluation is None else self.evaluation.loaders
+        return [loader.feed.state_dict(0, over=True) for loader in loaders]
 
     def _finish_step(self, batches: int) -> None:
         """What came after the save in the step that a checkpoint holds: its validation, schedulers that look at it."""
@@ -264,7 +275,8 @@ class FitLoop:
         self.fence()
         if not self._window:
             self.module.on_validation_model_zero_grad()
-        self.random = random.capture()  # a save asked for meanwhile resumes by running this validation whole
+        # A save asked for meanwhile resumes by running this validation whole.
+        self._validating, self.random = self._evaluation_places(), random.capture()
         logged = self.evaluation.run(self.steps)
         self.random = None
         self.validated_at = self.total_batches
@@ -291,7 +303,7 @@ class FitLoop:
         if not self.optimizers:
             self._forward(batch, batch_idx, result)
         elif not closes:
-            with self.strategy.no_sync():
+            with self.strategy.no_sync(self.module):
                 closure()
         else:
             if self._own_step:

@@ -183,7 +183,10 @@ class Running(Assembly):
         evaluation = self._prepared(stage, model, dataloaders, datamodule, ckpt_path, weights_only)
         logged = evaluation.run(self.global_step)
         results = [{name: float(value) for name, value in numbers(one).items()} for one in evaluation.results]
+        if self.loop is None:  # a fit has told them
+            self._log_hyperparameters()
         self._log(logged)
+        self._finalize("success")
         if verbose and self.is_global_zero and any(results):
             print(table(f"{VERBS[stage].capitalize()} metric", results))
         self._tear_down(VERBS[stage])
@@ -274,7 +277,7 @@ class Running(Assembly):
             self.callbacks,
             self.optimizers,
             [config.scheduler for config in self.lr_scheduler_configs],
-            self.strategy.precision,
+            self.strategy,
             loop.state_dict(),
             loop.progress,
             loop.random,
@@ -285,6 +288,7 @@ class Running(Assembly):
         """The state now, as users' hooks leave it."""
         parts = self._parts()
         made = dump(parts, what)
+        made.root = self.strategy.whole(made.root)
         if what.wants_part("optimizer"):
             self.hooks.call_all(
                 self.hooks.of_callbacks("on_save_checkpoint", self.callbacks), "on_save_checkpoint", made.root
@@ -305,6 +309,6 @@ class Running(Assembly):
         parts, strict = self._parts(), self.lightning_module.strict_loading
         check(opened.state, parts, checkpoint=opened.path, strict=strict, groups=opened.manifest.groups)
         restore(opened.state, parts, strict=strict)
-        progress, state, resumed = resume.going_on(opened, loop.batches.size)
+        progress, state, resumed = resume.going_on(opened)
         loop.go_on_from(progress, state)
         return resumed
