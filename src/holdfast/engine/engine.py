@@ -13,15 +13,18 @@ from holdfast.catalog import publish as publishing
 from holdfast.catalog import records, resolve
 from holdfast.catalog.folder import Folder, Listing
 from holdfast.catalog.runs import Run
+from holdfast.engine import archive
 from holdfast.engine.commit import commit, withdraw, words
+from holdfast.engine.expected import expected
+from holdfast.engine.fence import Moved
 from holdfast.engine.group import Group, Solo
 from holdfast.engine.job import Capture, Job, prepare
 from holdfast.engine.writer import Ticket, Writer
 from holdfast.errors import ConfigError, HoldfastError, RankError, SaveFailed, StoreError
 from holdfast.log import size
 from holdfast.policy import plan as planning
-from holdfast.policy.plan import Plan, Policy, Save
-from holdfast.policy.values import Event, Moment, Progress, Record, Tally
+from holdfast.policy.plan import BY_HAND, Plan, Policy, Save
+from holdfast.policy.values import Event, Moment, Progress, Record, Request, Tally
 from holdfast.policy.what import full
 from holdfast.store import Sink
 
@@ -49,7 +52,9 @@ class Engine:
         when_busy: What a trigger does that finds a save under way: ``"wait"`` for it, or ``"skip"`` this one.
             Requests and the end of the fit always wait.
         commit_timeout: Seconds that ranks wait for each other's part of a save.
+        memory: Bytes of buffers that a save may take.
         report: Takes one line for each save.
+        saved: Takes the checkpoints of a save that is durable, on the thread that settles it.
 
     Raises:
         ConfigError: Two policies have one name.
@@ -67,7 +72,9 @@ class Engine:
         on_error: Literal["warn", "raise"] = "warn",
         when_busy: Literal["wait", "skip"] = "wait",
         commit_timeout: float = 600.0,
+        memory: int = archive.MEMORY,
         report: Callable[[str], None] = lambda line: None,
+        saved: Callable[[Sequence[Record]], None] = lambda records: None,
     ) -> None:
         if len({p.name for p in policies}) != len(policies):
             raise ConfigError(f"Two policies have one name: {', '.join(p.name for p in policies)}.")
@@ -80,13 +87,19 @@ class Engine:
         self._on_error = on_error
         self._when_busy = when_busy
         self._commit_timeout = commit_timeout
+        self._memory = memory
         self._report = report
+        self._saved = saved
         self._writer = Writer()
         self._flight: Ticket | None = None
+        self._decided: tuple[Plan, Moment] | None = None
         self._failures = 0
         self._warned: set[str] = set()
         self._durable: set[int] = set()
         self._troubles: list[str] = []
+        self._restless: set[str] = set()
+        self._again: tuple[Request, ...] = ()
+        self._news: Sequence[Record] = ()
         self._spent: list[str] = []
         self._saves = 0
         listing = folder.scan()
@@ -101,12 +114,18 @@ class Engine:
 
     def idle(self, progress: Progress) -> bool:
         """Whether a bare batch end at ``progress`` has nothing to do: no save to settle, and no number reached."""
+        if self._takes_again():
+            return False
         if self._flight is not None and self._flight.durable:
             return False
         return not self._reached(progress)
 
     def _reached(self, progress: Progress) -> bool:
         return any(getattr(progress, counter) >= number for counter, number in self._horizon)
+
+    def _takes_again(self) -> bool:
+        """Whether a save that came to nothing is to be made good now. Many ranks wait for the step that all plan."""
+        return bool(self._again) and self._group.size == 1
 
     @property
     def under_way(self) -> bool:
@@ -137,11 +156,13 @@ class Engine:
             # When a save becomes durable differs from rank to rank, so that alone asks no other rank.
             if self._flight is not None and self._flight.durable:
                 self.settle()
-            return None
+            if not self._takes_again():
+                return None
         if bare and self._when_busy == "skip" and self._busy():
             return None
         self.settle(then=moment)
-        decided, unread = self._plan(moment)
+        again, self._again = self._again, ()
+        decided, unread = self._plan(replace(moment, requests=(*moment.requests, *again)))
         self.tallies = decided.tallies
         self._horizon = planning.horizon(self.policies, self.tallies)
         if not decided.acts:
@@ -150,15 +171,45 @@ class Engine:
             self._flight = Ticket.failed((), self._failed(self._name(decided, moment.progress), unread))
             return self._flight
         self._saves += 1
-        key = f"save/{self.run.ref.id}/{self.run.ref.attempt}/{self._saves}"
+        key = f"save/{self.folder.store.root}/{self.run.ref.id}/{self.run.ref.attempt}/{self._saves}"
+        jobs: list[tuple[Save, Job]] = []
+        self._decided = decided, moment
         try:
-            jobs = [job for save in decided.saves if (job := self._prepare(save, moment)) is not None]
-        except Exception as error:
-            withdraw(self._group, key, error)
+            for save in decided.saves:
+                job = self._prepare(save, moment)
+                jobs += [] if job is None else [(save, job)]
+        except BaseException as error:
+            for _, job in jobs:
+                job.release()
+            if isinstance(error, Exception):
+                withdraw(self._group, key, error, self._spent)
             raise
+        finally:
+            self._decided = None
         names = tuple(name for save in decided.saves for name in save.names)
-        self._flight = self._writer.begin(names, lambda: self._save(decided, jobs, moment.progress, key))
+        windows = [job.window for _, job in jobs if job.window is not None]
+        self._flight = self._writer.begin(names, lambda: self._save(decided, jobs, moment.progress, key), windows)
         return self._flight
+
+    def checkpoints(self) -> list[Record]:
+        """Those of this run, oldest first; while a state is captured, as they will be once that save is durable."""
+        own = list(self.folder.scan().of_run(self.run.ref.id))
+        if self._decided is None:
+            return own
+        return expected(own, *self._decided, run=self.run.ref.id, sequence=self._sequence)
+
+    def fence(self) -> None:
+        """Wait until the save under way reads nothing of the state in place: from then on anything may change it.
+
+        A step of an optimizer waits by itself. What else changes large parameters, or the state of their optimizer,
+        calls this before; on the thread that trains.
+        """
+        if self._flight is not None:
+            self._flight.fence()
+
+    def alone(self) -> None:
+        """From now on this rank saves by itself: another has failed, and none is asked or waited for any more."""
+        self._group = Solo()
 
     def settle(self, *, last: bool = False, manual: bool = False, then: Moment | None = None) -> Record | None:
         """Wait for the save under way, if there is one, and say what came of it, once.
@@ -179,8 +230,10 @@ class Engine:
         try:
             record = flight.record
         except SaveFailed as error:
-            self._failures += 1
-            fatal = self._on_error == "raise" or self._failures >= _FAILURES_IN_A_ROW
+            # No failure of the disk, and made good at the next step; but ranks have to agree on what is fatal.
+            moved = isinstance(error.__cause__, Moved) and self._group.size == 1
+            self._failures += not moved
+            fatal = not moved and (self._on_error == "raise" or self._failures >= _FAILURES_IN_A_ROW)
             if last or manual or (fatal and not (then is not None and _is_last_chance(then))):
                 raise
             warnings.warn(str(error), SaveFailedWarning, stacklevel=4)
@@ -189,6 +242,8 @@ class Engine:
         troubles, self._troubles = self._troubles, []
         for trouble in troubles:
             warnings.warn(trouble, SaveFailedWarning, stacklevel=4)
+        news, self._news = self._news, ()
+        self._saved(news)
         return record
 
     def close(self, *, clean: bool) -> None:
@@ -248,12 +303,12 @@ class Engine:
             return self._promised
         return {**self._promised, source.id: "the run went on from it"}
 
-    def _prepare(self, save: Save, moment: Moment) -> tuple[Save, Job] | None:
+    def _prepare(self, save: Save, moment: Moment) -> Job | None:
         """Capture the state, on every rank; when it returns, training may go on. Rank 0 has something to write."""
         captured = self._capture(save.what)
         if self._group.rank != 0:
             return None
-        job = prepare(
+        return prepare(
             captured,
             save.what,
             moment,
@@ -265,8 +320,8 @@ class Engine:
             label=save.label,
             scores=save.scores,
             warned=self._warned,
+            copied=self._restless,
         )
-        return save, job
 
     def _save(self, decided: Plan, jobs: Sequence[tuple[Save, Job]], progress: Progress, key: str) -> Record | None:
         """On the writer thread: write, commit, evict. Every failure becomes a ``SaveFailed`` with its four parts."""
@@ -275,7 +330,7 @@ class Engine:
 
         def write() -> None:
             for save, job in jobs:
-                job.write(self.folder.store, save.names[0], sinks)
+                job.write(self.folder.store, save.names[0], sinks, memory=self._memory)
 
         try:
             outcome = commit(
@@ -287,9 +342,17 @@ class Engine:
                 spent=self._spent,
             )
         except Exception as error:  # whatever it is, the run must hear of it in the words of a failed save
+            if isinstance(error, Moved):
+                self._restless.update(error.names)
+                wanted = dict.fromkeys(name for save in decided.saves for name in save.policies if name != BY_HAND)
+                why = f"in place of step {progress.steps:,}, whose state moved"
+                self._again = tuple(Request(why, Event.BATCH_END, policy) for policy in wanted)
             raise self._failed(name, error, jobs, sinks) from error
-        saved = [replace(records.from_json(r), names=tuple(r["names"])) for r in outcome["records"]]
-        return saved[0] if saved else None
+        finally:
+            for _, job in jobs:
+                job.release()
+        self._news = [replace(records.from_json(r), names=tuple(r["names"])) for r in outcome["records"]]
+        return self._news[0] if self._news else None
 
     def _publish(
         self, decided: Plan, jobs: Sequence[tuple[Save, Job]], sinks: Sequence[Sink], name: str
@@ -298,25 +361,35 @@ class Engine:
         troubles: list[HoldfastError] = []
         published: list[Record] = []
         evicted: tuple[str, ...] = ()
+        healthy = all(job.manifest.healthy for _, job in jobs)
         with self.folder.exclusive():
-            publishing.amend(self.folder, decided.amends, going=decided.evict)
+            # What is not healthy replaces others of its kind alone: the plan could not know that it would not be.
+            sick = set() if healthy else {r.id for r in self.folder.scan().records if not r.healthy}
+            going = decided.evict if healthy else {id: why for id, why in decided.evict.items() if id in sick}
+            publishing.amend(self.folder, decided.amends, going=going)
             for (save, job), sink in zip(jobs, sinks, strict=True):
-                done = publishing.publish(self.folder, sink, save, job.manifest, bytes=job.bytes, going=decided.evict)
+                done = publishing.publish(self.folder, sink, save, job.manifest, bytes=job.bytes, going=going)
                 troubles += done.troubles
                 published.append(done.record)
                 if save.what == full:
                     self._durable.add(done.record.progress.steps)
             if not troubles:
                 try:
-                    evicted = publishing.evict(self.folder, decided.evict, self.run.ref.id)
-                    publishing.drop(self.folder, decided.drops, self.run.ref.id)
+                    evicted = publishing.evict(self.folder, going, self.run.ref.id)
+                    publishing.drop(self.folder, decided.drops if healthy else {}, self.run.ref.id)
                 except StoreError as error:
                     troubles.append(error)
         self._troubles = [_after(f"{self.folder.store.root}/{name}", trouble) for trouble in troubles]
         for (_, job), record in zip(jobs, published, strict=True):
-            seconds = time.perf_counter() - job.begun
-            self._report(_line(record, seconds, evicted))
+            self._tell(_line(record, job, evicted))
         return {"records": [{**records.to_json(r), "names": list(r.names)} for r in published]}
+
+    def _tell(self, line: str) -> None:
+        """One line to whoever wants it. What that raises is no failure of the save, which is there."""
+        try:
+            self._report(line)
+        except Exception as error:  # it is the caller's own
+            self._troubles.append(f"{line}, and then the report of it raised {type(error).__name__}: {error}")
 
     def _failed(
         self,
@@ -351,7 +424,7 @@ class Engine:
             checkpoint=f"{self.folder.store.root}/{name}",
             rank=self._group.rank if self._group.size > 1 else None,
             good=good,
-            remedy=f"{remedy} {_AGAIN}".strip(),
+            remedy=remedy if isinstance(error, Moved) else f"{remedy} {_AGAIN}".strip(),
         )
 
     def _name(self, decided: Plan, progress: Progress) -> str:
@@ -369,6 +442,9 @@ def _is_last_chance(moment: Moment) -> bool:
     return bool(moment.events & {Event.FIT_END, Event.SIGNAL, Event.EXCEPTION})
 
 
-def _line(record: Record, seconds: float, evicted: Sequence[str]) -> str:
+def _line(record: Record, job: Job, evicted: Sequence[str]) -> str:
+    seconds = time.perf_counter() - job.begun
+    sick = f"; NOT FINITE: {', '.join(job.not_finite[:3])}" if job.not_finite else ""
     gone = f"; evicted {', '.join(evicted)}" if evicted else ""
-    return f"saved {', '.join(record.names)} ({record.reason}), {size(record.bytes)}, durable in {seconds:.2f} s{gone}"
+    told = f"saved {', '.join(record.names)} ({record.reason}), {size(record.bytes)}, durable in {seconds:.2f} s"
+    return f"{told}{sick}{gone}"

@@ -70,7 +70,10 @@ class Group(Protocol):
         """
 
     def fail(self, words: str) -> None:
-        """Tell the others that this rank has failed, so that those who wait for it stop waiting. From any thread."""
+        """Tell the others that this rank has failed: who waits for it stops waiting, and so does this rank itself.
+
+        From any thread; afterwards each wait here raises ``RankError`` at once.
+        """
 
     def failure(self) -> tuple[int, str] | None:
         """The rank that failed first, as far as any has said so, and its words. Waits for nobody."""
@@ -137,8 +140,10 @@ class TorchGroup:
             ordinal = store.add(f"holdfast/groups/{self.rank}", 1)
         prefix = f"holdfast/{ordinal}"
         failed = PrefixStore(f"{prefix}/failed", store)
-        self._own = _StoreMailbox(PrefixStore(f"{prefix}/own", store), failed, self.rank, self.size)
-        self.mailbox: Mailbox = _StoreMailbox(PrefixStore(f"{prefix}/mail", store), failed, self.rank, self.size)
+        self._over = threading.Event()
+        own, mail = PrefixStore(f"{prefix}/own", store), PrefixStore(f"{prefix}/mail", store)
+        self._own = _StoreMailbox(own, failed, self._over, self.rank, self.size)
+        self.mailbox: Mailbox = _StoreMailbox(mail, failed, self._over, self.rank, self.size)
         self._failed = failed
         self._calls = 0
         self._spent: tuple[str, ...] = ()
@@ -171,6 +176,7 @@ class TorchGroup:
 
     def fail(self, words: str) -> None:
         """Tell the others, see ``Group``. Where the store is gone, so is whoever would hear it."""
+        self._over.set()
         with suppress(RankError), _naming_rank_0("fail"):
             # The first to fail is the cause; what comes after it is a consequence.
             self._failed.compare_set("first", "", json.dumps([self.rank, words]))
@@ -228,8 +234,8 @@ class _MemoryMailbox:
 class _StoreMailbox:
     """A mailbox in a key-value store. Each call on the store is short, so threads can share it."""
 
-    def __init__(self, store: Store, failed: Store, rank: int, size: int) -> None:
-        self._store, self._failed, self._rank, self._size = store, failed, rank, size
+    def __init__(self, store: Store, failed: Store, over: threading.Event, rank: int, size: int) -> None:
+        self._store, self._failed, self._over, self._rank, self._size = store, failed, over, rank, size
 
     def post(self, key: str, value: Any) -> None:
         text = json.dumps(value)
@@ -249,7 +255,7 @@ class _StoreMailbox:
                     if absent:
                         raise _missing(absent, wanted, deadline, phase)
                 failure = _failure(self._failed)
-                if failure is not None and failure[0] in wanted and failure[0] != self._rank:
+                if failure is not None and (self._over.is_set() or failure[0] in wanted):
                     raise RankError(failure[1], rank=failure[0], phase=phase)
                 time.sleep(pause)
                 pause = min(pause * 1.5, _PAUSES[1])

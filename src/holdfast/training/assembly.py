@@ -58,8 +58,6 @@ class Assembly(Facts):
         self.metric_log.reduce = self.strategy.reduce if self.world_size > 1 else None
         self.should_stop = self.sanity_checking = False
         self.hooks = Hooks(self, model, LightningModule, self.callbacks, self.hook_context)
-        if self.world_size > 1:
-            self._agree_on_versions()
 
     def _agree_on_versions(self) -> None:
         """Every rank knows the version that rank 0 took for a logger: folders follow from it."""
@@ -73,6 +71,8 @@ class Assembly(Facts):
 
     def _setup(self, stage: str) -> None:
         model, datamodule = self.lightning_module, self._datamodule
+        if self.world_size > 1:
+            self._agree_on_versions()
         if self.local_rank == 0:  # once a host: what is prepared lies on its disk
             if datamodule is not None:
                 datamodule.prepare_data()
@@ -200,6 +200,8 @@ class Assembly(Facts):
             scores=lambda: self.metric_log.scores(loop.steps),
             logged=lambda: self.metric_log.names,
             signals=signals,
+            agreement=loop.agreement,
+            group=self.strategy.group,
             validates=validates,
             logs_late=self._logs_late(),
             saved=self._tell_of_checkpoint,

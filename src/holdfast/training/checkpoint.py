@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from holdfast.callbacks.callback import Callback
+from holdfast.engine.group import Group, Solo
 from holdfast.formats import loops
 from holdfast.formats.lightning import LIGHTNING_VERSION
 from holdfast.log import logger
@@ -19,6 +20,7 @@ from holdfast.policy.values import Progress
 from holdfast.policy.what import What
 from holdfast.state import random
 from holdfast.strategies.single import group_names, module_problems, optimizer_problems, order_problems, require_none
+from holdfast.training import ranks
 from holdfast.training.hparams import checkpoint_entries
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ class Parts:
         progress: The counters.
         random: The random state to store, where it is not that of this moment.
         at_boundary: Whether this is the end of a step, and not the middle of one.
+        group: The ranks, each of which adds what it alone knows.
     """
 
     module: Any
@@ -55,6 +58,7 @@ class Parts:
     progress: Progress
     random: dict[str, Any] | None = None
     at_boundary: bool = True
+    group: Group = field(default_factory=Solo)
 
 
 @dataclass
@@ -101,6 +105,9 @@ def dump(parts: Parts, what: What) -> Dump:
     loop = {**parts.loop, "at_boundary": parts.at_boundary}
     made.root[OWN] = {"loop": loop, "random": parts.random or random.capture()}
     made.places.update({"loop": (OWN, "loop"), "random": (OWN, "random")})
+    if others := ranks.gathered(parts.group, made.root[OWN]):
+        made.root[OWN]["ranks"] = others
+        made.places["ranks"] = (OWN, "ranks")
     if parts.loop.get("window"):
         named = parts.module.named_parameters()
         made.root[OWN]["gradients"] = {name: p.grad for name, p in named if p.grad is not None}

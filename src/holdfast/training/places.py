@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from holdfast.callbacks.model_checkpoint import ModelCheckpoint
@@ -85,17 +84,36 @@ class Place:
         unique = f"{name} {same + 1}" if same else name
         self._callbacks[callback] = callback.policies(unique, on_train_epoch_end=on_train_epoch_end)
 
-    def begin(self, engine: Engine) -> None:
-        """The run begins here."""
+    def look_again(self) -> None:
+        """Ask each callback anew which checkpoints it keeps: a state that it was given may rank with others."""
+        for callback, (ranked, *others) in self._callbacks.items():
+            self._callbacks[callback] = (replace(ranked, which=callback.which()), *others)
+
+    def begin(self, engine: Engine, now: float) -> None:
+        """The run begins here, at ``now`` in seconds."""
         self.engine, self.run = engine, engine.run.ref
         self._first_sequence = self._newest_sequence()
-        now = time.monotonic()
         self._clocks = {seconds: now + seconds for policy in self.policies for seconds in policy.when.intervals}
 
     @property
     def policies(self) -> tuple[Policy, ...]:
         """All that save here."""
-        return (*(p for policies in self._callbacks.values() for p in policies), FINAL, RESCUE)
+        return (*(p for policies in self._callbacks.values() for p in policies), FINAL, self.rescue)
+
+    @property
+    def rescue(self) -> Policy:
+        """What an abnormal end leaves here: ``RESCUE``, but for a callback that wants it named as its own."""
+        named = next((callback.names() for callback in self._callbacks if callback.save_on_exception), None)
+        return RESCUE if named is None else replace(RESCUE, where=named)
+
+    def policies_of(self, callback: ModelCheckpoint) -> tuple[Policy, ...]:
+        """A callback's own; none for one of another folder."""
+        return self._callbacks.get(callback, ())
+
+    def savers(self, records: Iterable[Record]) -> list[ModelCheckpoint]:
+        """The callbacks whose checkpoints these are."""
+        wanted = {name for record in records for name in record.policies}
+        return [c for c, policies in self._callbacks.items() if any(p.name in wanted for p in policies)]
 
     @property
     def wanted(self) -> tuple[str, ...]:
@@ -124,15 +142,14 @@ class Place:
         """Whether any callback's hook of this event has run, or an event is held for this one."""
         return self.held is not None or any((id(c), event) in noted for c in self._callbacks)
 
-    def idle(self, progress: Progress) -> bool:
+    def idle(self, progress: Progress, now: Callable[[], float]) -> bool:
         """Whether a batch end has nothing to do: no clock has run down, no number is reached, no save to settle."""
-        if self._clocks and time.monotonic() >= min(self._clocks.values()):
+        if self._clocks and now() >= min(self._clocks.values()):
             return False
         return self.ready().idle(progress)
 
-    def elapsed(self) -> tuple[Request, ...]:
+    def elapsed(self, now: float) -> tuple[Request, ...]:
         """What the clocks that have run down ask for; each begins anew."""
-        now = time.monotonic()
         due = [seconds for seconds, then in self._clocks.items() if now >= then]
         self._clocks.update({seconds: now + seconds for seconds in due})
         return tuple(
@@ -149,9 +166,10 @@ class Place:
 
     def records(self, policy: str) -> list[Record]:
         """A policy's checkpoints of this run, oldest first, when nothing is under way any more."""
-        if self.engine is not None:
-            self.engine.settle()
-        return [r for r in self._own() if policy in r.policies]
+        if self.engine is None:
+            return [r for r in self._own() if policy in r.policies]
+        self.engine.settle()
+        return [r for r in self.engine.checkpoints() if policy in r.policies]
 
     def saved(self, progress: Progress) -> bool:
         """Whether this very state is on disk, by this attempt or before."""

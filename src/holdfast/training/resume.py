@@ -9,38 +9,46 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from holdfast.catalog import resolve
+from holdfast.catalog import records, resolve
 from holdfast.catalog.folder import Folder, Listing
 from holdfast.catalog.ledger import LEDGER
 from holdfast.catalog.manifest import Manifest, RunRef
 from holdfast.engine.job import Captured, prepare
 from holdfast.engine.reader import CheckpointFile
-from holdfast.errors import HoldfastError, Incompatible, NotFound, SaveFailed
+from holdfast.errors import Foreign, HoldfastError, Incompatible, NotFound, SaveFailed
+from holdfast.formats import loops
 from holdfast.log import logger
 from holdfast.policy.values import Event, Moment, Progress, Record, Score, Tally
 from holdfast.policy.what import What
 from holdfast.state import random
 from holdfast.store import LocalStore, Sink
+from holdfast.store.urls import is_url
 from holdfast.training.checkpoint import OWN
+from holdfast.training.loading import read_foreign
+from holdfast.training.opening import Readable, readable
+from holdfast.training.ranks import own_part, ranks_of
+from holdfast.training.taken_over import rank_beside
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A checkpoint read whole and verified.
+    """A checkpoint read whole; verified, if it is one of ours.
 
     Args:
-        record: Which.
-        root: The folder that it lies in.
-        path: Its path, for people.
-        manifest: What it holds.
+        record: Which; None for a file that Holdfast did not write.
+        root: The folder that it lies in; None where that is none of ours.
+        path: Its path or URL, for people.
+        manifest: What it holds; of a foreign file only where it stands.
         state: The dictionary.
+        stand: Where a foreign file stands; None for one of ours, whose own words say more.
     """
 
-    record: Record
-    root: str
+    record: Record | None
+    root: str | None
     path: str
     manifest: Manifest
     state: dict[str, Any]
+    stand: loops.Stand | None = None
 
 
 @dataclass(frozen=True)
@@ -48,14 +56,14 @@ class Resumed:
     """What a fit goes on from.
 
     Args:
-        record: The checkpoint.
-        root: Its folder.
+        record: The checkpoint; None where it is a foreign one.
+        root: Its folder; None where that is none of ours.
         tallies: What policies remember.
         restore_random: Puts the random state back: the very last thing.
     """
 
-    record: Record
-    root: str
+    record: Record | None
+    root: str | None
     tallies: Mapping[str, Tally]
     restore_random: Callable[[], None]
 
@@ -66,70 +74,136 @@ def open_checkpoint(
     """Find and read a checkpoint.
 
     Args:
-        source: A path, or ``"last"``: the newest of the newest run in the folders ``near`` or in those below them.
+        source: A path, a URL (http, https, or whatever fsspec opens), or ``"last"``: the newest of the newest run in
+            the folders ``near`` or in those below them.
         near: Where to look for ``"last"``.
         weights_only: False gives back values that are not plain too, by pickle, which runs code in the file.
 
     Raises:
         NotFound: There is none.
         Corrupt: It is damaged; the newest other one is named.
-        Foreign: Holdfast did not write it.
+        Foreign: Holdfast did not write it, and it cannot be read safely.
+        Incompatible: Holdfast did not write it, and it is of no form that is known.
     """
+    trusted = weights_only is False
     if source == "last":
         folder, record = _last(near)
-    else:
-        path = Path(source).resolve()
-        if path.is_dir():
-            raise NotFound("is a folder.", checkpoint=str(path), remedy="Name a checkpoint in it.")
-        folder = Folder(LocalStore(path.parent))
-        record = resolve.named(folder.store, path.name, _listing(folder))
-    name = record.names[0]
-    path_text = f"{folder.store.root}/{name}"
+        return _ours(folder, record, trusted=trusted)
+    text = os.fspath(source)
+    if is_url(text) and not text.startswith("file://"):
+        with readable(text) as there:
+            try:
+                return _afar(there, trusted=trusted)
+            except Foreign:
+                return _foreign(there, trusted=trusted)
+    path = Path(text.removeprefix("file://")).expanduser().resolve()
+    if path.is_dir():
+        raise NotFound("is a folder.", checkpoint=str(path), remedy="Name a checkpoint in it.")
+    folder = Folder(LocalStore(path.parent))
+    try:
+        return _ours(folder, resolve.named(folder.store, path.name, _listing(folder)), trusted=trusted)
+    except Foreign:
+        with readable(path) as there:
+            return _foreign(there, trusted=trusted)
+
+
+def _ours(folder: Folder, record: Record, *, trusted: bool) -> Opened:
+    path = f"{folder.store.root}/{record.names[0]}"
     listing = _listing(folder)
     good = resolve.newest_good(listing.records, but=record.id) if listing else ""
-    with folder.store.open(name) as reader:
-        file = CheckpointFile(reader, name=path_text, good=good)
-        trusted = weights_only is False
-        state = file.whole(opaque=file.opaque() if trusted else None)
-        if file.manifest.opaque and not trusted:
-            logger.warning(
-                "'%s' holds values that are not plain, and there is None in their place: %s. If you trust the file, "
-                "weights_only=False gives them back.",
-                path_text,
-                ", ".join(file.manifest.opaque),
-            )
-        return Opened(record, folder.store.root, path_text, file.manifest, state)
+    with folder.store.open(record.names[0]) as reader:
+        file = CheckpointFile(reader, name=path, good=good)
+        return Opened(record, folder.store.root, path, file.manifest, _whole(file, trusted=trusted))
 
 
-def going_on(opened: Opened, size: int | None) -> tuple[Progress, dict[str, Any], Resumed]:
+def _afar(there: Readable, *, trusted: bool) -> Opened:
+    """One of ours that lies in no folder here: what goes on from it is a run of its own."""
+    file = CheckpointFile(there.reader, name=there.name)
+    name = there.name.rpartition("/")[2]
+    record = records.project(file.manifest, bytes=there.reader.bytes, names=(name,))
+    return Opened(record, None, there.name, file.manifest, _whole(file, trusted=trusted))
+
+
+def _whole(file: CheckpointFile, *, trusted: bool) -> dict[str, Any]:
+    state = file.whole(opaque=file.opaque() if trusted else None, mapped=["state_dict"])
+    if not trusted:
+        _say_withheld(file.manifest.opaque, file.name)
+    return state
+
+
+def _foreign(there: Readable, *, trusted: bool) -> Opened:
+    read = read_foreign(there, "cpu", trusted=trusted)
+    _say_withheld(read.withheld, there.name)
+    stand = loops.Stand(Progress(), 0)
+    if "loops" in read.state:
+        try:
+            stand = loops.read(read.state)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise Incompatible(
+                f"says where it stands in a way that is not known: {error!r:.200}.",
+                checkpoint=there.name,
+                good="Nothing was changed.",
+                remedy="Take only the weights: load_from_checkpoint().",
+            ) from error
+    rank_beside(read.state, there.path)
+    manifest = Manifest(id="", run=RunRef(""), sequence=0, progress=stand.progress)
+    return Opened(None, None, there.name, manifest, read.state, stand)
+
+
+def _say_withheld(paths: Sequence[str], checkpoint: str) -> None:
+    if paths:
+        logger.warning(
+            "'%s' holds values that are not plain, and there is None in their place: %s. If you trust the file, "
+            "weights_only=False gives them back.",
+            checkpoint,
+            ", ".join(paths),
+        )
+
+
+def going_on(opened: Opened, *, rank: int = 0, size: int = 1) -> tuple[Progress, dict[str, Any], Resumed]:
     """The counters, the loop's own state, and what the engine needs to go on.
 
     Args:
         opened: The checkpoint.
-        size: Batches of an epoch, where that is known.
+        rank: This rank.
+        size: How many there are.
     """
-    own = opened.state.get(OWN, {})
+    own = own_part(opened.state.get(OWN, {}), rank=rank, size=size)
     state, loop, progress = own.get("random"), own.get("loop", {}), opened.manifest.progress
+    none = "The checkpoint holds no random state."
+    if opened.stand is not None:
+        state, loop = None, _as_ours(opened.stand)
+        none = f"'{opened.path}' holds no random state: what is drawn from here on is not what would have been drawn."
+    if rank > 0 and size != ranks_of(opened.state.get(OWN, {})):
+        state = {}  # said below, for all ranks
     said: set[str] = set()
 
     def restore_random() -> None:
-        for sentence in random.restore(state) if state is not None else ["The checkpoint holds no random state."]:
+        for sentence in (random.restore(state) if state else []) if state is not None else [none]:
             if sentence not in said:
                 said.add(sentence)
                 logger.warning(sentence)
 
     logger.info("resumed '%s' at step %s (epoch %s)", opened.path, f"{progress.steps:,}", progress.epoch)
     inexact = []
-    if progress.batch and not progress.complete and (size is None or progress.batch < size):
-        inexact.append(
-            f"its first {progress.batch:,} batches are skipped by index; the others come in the order of before "
-            "only where that depends on nothing but the global random state"
-        )
     if not loop.get("at_boundary", True):
         inexact.append("an error had left it inside a step, so what that step drew from the random state stays drawn")
+    if opened.stand is None and (before := ranks_of(opened.state.get(OWN, {}))) != size:
+        inexact.append(
+            f"it was saved on {before} rank{'s' * (before > 1)} and goes on on {size}: samples keep their order, and what "
+            "is drawn at random beside them (dropout, augmentation) is not what it would have been"
+        )
+    if opened.stand is not None and opened.stand.accumulating:
+        inexact.append("it seems to lie between the batches of one optimizer step, and holds no gradients")
     if inexact:
-        logger.warning("going on in the middle of epoch %s: %s", progress.epoch, "; ".join(inexact))
+        logger.warning("going on in epoch %s, but not exactly: %s", progress.epoch, "; ".join(inexact))
     return progress, loop, Resumed(opened.record, opened.root, opened.manifest.tallies, restore_random)
+
+
+def _as_ours(stand: loops.Stand) -> dict[str, Any]:
+    """What our loop remembers besides its progress, of a file that says less."""
+    batches = stand.progress.batches
+    return {"validated_at": batches if stand.validated else -1, "plateau_at": batches, "stepped": stand.stepped}
 
 
 def save_alone(

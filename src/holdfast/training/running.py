@@ -48,11 +48,20 @@ class Running(Assembly):
         try:
             with self._watching():
                 result = self.strategy.launch(verb, carry=self._carried, take=self._take)
-        except BaseException:
+        except BaseException as error:
             self._status = TrainerStatus.INTERRUPTED
+            self._say_who_failed(error)
             raise
         self._status = TrainerStatus.FINISHED
         return result
+
+    def _say_who_failed(self, error: BaseException) -> None:
+        """No rank waits for one that has failed; and what came of that failure is not taken for its cause."""
+        group = self.strategy.group
+        group.fail(f"{type(error).__name__}: {error}")
+        first = group.failure()
+        if first is not None and first[0] != group.rank:
+            logger.error("rank %s failed first: %s", *first)
 
     def _carried(self) -> Brought:
         """On rank 0, where it is a child of the process that called: what is to come home."""
@@ -282,6 +291,7 @@ class Running(Assembly):
             loop.progress,
             loop.random,
             loop.at_boundary,
+            self.saving.group if self.saving is not None else self.strategy.group,
         )
 
     def _capture(self, what: What) -> Captured:
@@ -309,6 +319,6 @@ class Running(Assembly):
         parts, strict = self._parts(), self.lightning_module.strict_loading
         check(opened.state, parts, checkpoint=opened.path, strict=strict, groups=opened.manifest.groups)
         restore(opened.state, parts, strict=strict)
-        progress, state, resumed = resume.going_on(opened)
+        progress, state, resumed = resume.going_on(opened, rank=self.global_rank, size=self.world_size)
         loop.go_on_from(progress, state)
         return resumed

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,6 +16,7 @@ from holdfast.catalog import runs
 from holdfast.catalog.folder import Folder
 from holdfast.catalog.manifest import RunRef
 from holdfast.engine.engine import Engine
+from holdfast.engine.group import Group, Solo
 from holdfast.engine.job import Captured
 from holdfast.errors import ConfigError, HoldfastError
 from holdfast.log import logger
@@ -22,7 +24,10 @@ from holdfast.policy.values import Event, Moment, Progress, Record, Request, Sco
 from holdfast.policy.what import What
 from holdfast.state.signals import Signals, exit_code
 from holdfast.store import LocalStore
+from holdfast.training.agreement import Agreement
 from holdfast.training.places import FINAL, RESCUE, Place
+
+BY_CALL = "asked for by save_checkpoint()"
 
 
 class Saving:
@@ -36,8 +41,11 @@ class Saving:
         scores: The metrics now, each with the step at which it was measured.
         logged: Names of all metrics that were logged so far.
         signals: What sets its flag when the process is asked to end.
+        agreement: What all ranks answer at the same step: signals, and the time.
+        group: The ranks.
         validates: Whether there is a validation, which may log what is looked at.
         logs_late: Whether somebody may log at a training epoch's end.
+        saved: Told of each callback a checkpoint of which is durable, on the main thread.
     """
 
     def __init__(
@@ -50,16 +58,20 @@ class Saving:
         scores: Callable[[], Mapping[str, Score]],
         logged: Callable[[], Iterable[str]],
         signals: Signals,
+        agreement: Agreement,
+        group: Group,
         validates: bool,
         logs_late: bool,
+        saved: Callable[[ModelCheckpoint], None] = lambda callback: None,
     ) -> None:
         self._capture, self._progress, self._scores, self._logged = capture, progress, scores, logged
-        self._signals = signals
+        self._signals, self._agreement, self.group, self._saved = signals, agreement, group, saved
+        self._rank = group.rank
         self._noted: list[tuple[int, Event]] = []  # of one step: a few at most
         self._places: list[Place] = []
         self._awaited = {Event.VALIDATION_END} if validates else set()
         self._awaited |= {Event.TRAIN_EPOCH_END} if logs_late or not validates else set()
-        self._checked = self._warned = self._over = False
+        self._checked = self._warned = self._over = self._breaking_off = False
         self._began = Progress()
         for callback, folder in callbacks:
             home = Folder(LocalStore(folder))
@@ -70,21 +82,72 @@ class Saving:
 
     def prepare(self) -> None:
         """Find out early that a folder cannot be written to."""
-        for place in self._places:
+        for place in self._places if self._rank == 0 else ():
             place.folder.store.prepare()
 
     def begin(self, source: Record | None, root: str | None, tallies: Mapping[str, Tally]) -> None:
-        """Begin the run in every folder, or go on with it in the folder that the state came from."""
+        """Begin the run, or go on with the one that the state came from: one run, in however many folders."""
         self._began = self._progress()
-        for place in self._places:
-            run = runs.begin(place.folder, source=source, elsewhere=place.root != root)
-            engine = Engine(place.folder, run, place.policies, self._capture, tallies=tallies, report=logger.info)
-            place.begin(engine)
+        lineage: RunRef | None = None
+        for place in sorted(self._places, key=lambda place: place.root != root):
+            home = place.root == root
+            place.look_again()
+            run = self._run(place, source, elsewhere=not home, lineage=lineage)
+            lineage = lineage or run.ref
+            # What a policy has no memory of begins to count here, and not at the first step of the run.
+            known = tallies if home else {}
+            remembered = {p.name: known.get(p.name, Tally(fired=self._began)) for p in place.policies}
+            engine = Engine(
+                place.folder, run, place.policies, self._capture, group=self.group, tallies=remembered,
+                report=logger.info, saved=partial(self._tell, place),
+            )  # fmt: skip
+            place.begin(engine, self._agreement.now())
+
+    def _run(self, place: Place, source: Record | None, *, elsewhere: bool, lineage: RunRef | None) -> runs.Run:
+        """The run in one folder, which rank 0 begins for all."""
+        if self._rank == 0:
+            run = runs.begin(place.folder, source=source, elsewhere=elsewhere, lineage=lineage)
+            self.group.broadcast(vars(run.ref), phase="run")
+            return run
+        return runs.Run(RunRef(**self.group.broadcast(None, phase="run")), source=source)
+
+    def _tell(self, place: Place, records: Sequence[Record]) -> None:
+        """What a logger raises is for the user, but not where it would cost the state of a run that breaks off."""
+        for callback in place.savers(records):
+            try:
+                self._saved(callback)
+            except Exception as error:  # it may raise anything
+                if not self._breaking_off:
+                    raise
+                logger.error("%s: %s", type(error).__name__, error)
+
+    def continues(self, record: Record | None) -> bool:
+        """Whether this is the very run that wrote a checkpoint, and not one that began from it; none is of no run."""
+        run = None if record is None else record.run
+        return any(place.run is not None and place.run.id == run for place in self._places)
+
+    def save_now(self, callback: ModelCheckpoint) -> None:
+        """Save this step by the rules of one callback, whenever they are due.
+
+        Raises:
+            ConfigError: No fit is running.
+        """
+        place = next((p for p in self._places if p.engine is not None and p.policies_of(callback)), None)
+        if place is None:
+            raise ConfigError("ModelCheckpoint.save_checkpoint() is for a fit, and none runs that this callback is of.")
+        asked = tuple(Request(BY_CALL, Event.BATCH_END, policy=p.name) for p in place.policies_of(callback))
+        place.ready().consider(self._moment(place, set(), self._progress(), False, asked))
 
     @property
     def under_way(self) -> bool:
         """Whether a save is being written now."""
         return any(place.engine is not None and place.engine.under_way for place in self._places)
+
+    def fence(self) -> None:
+        """Return when no save reads the state in place any more: then anything may change it."""
+        for place in self._places:
+            if place.engine is not None:
+                place.engine.fence()
 
     def note(self, callback: ModelCheckpoint, event: Event) -> None:
         """A callback's hook ran: its policies may look at this event."""
@@ -98,7 +161,7 @@ class Saving:
             ConfigError: What ranks or names a checkpoint was never logged.
             SystemExit: After SIGTERM, when the state is durable; KeyboardInterrupt after SIGINT.
         """
-        pending = self._signals.pending
+        pending = self._agreement.signal
         bare = event is Event.BATCH_END and pending is None
         if bare and self._idle():
             self._noted.clear()
@@ -106,7 +169,7 @@ class Saving:
         noted, self._noted = self._noted, []
         progress = self._progress()
         for place in self._places:
-            if not place.hears(noted, event) or (bare and place.idle(progress)):
+            if not place.hears(noted, event) or (bare and place.idle(progress, self._agreement.now)):
                 continue
             self._look(place, event, progress, validation_follows and pending is None)
         if pending is not None:
@@ -122,12 +185,13 @@ class Saving:
         if not self._places:
             return True
         progress = self._progress()
-        return all(place.idle(progress) for place in self._places)
+        return all(place.idle(progress, self._agreement.now) for place in self._places)
 
     def check_signal(self) -> None:
         """Between batches of a validation: answer a signal with the state from before it began."""
-        if self._signals.pending is not None and not self._over:
-            self._stop(self._signals.pending)
+        pending = self._agreement.signal
+        if pending is not None and not self._over:
+            self._stop(pending)
 
     def rescue(self, error: BaseException, *, whole: bool, at_boundary: bool) -> None:
         """After an error: leave the state, if it is one; never hide the error behind one of our own.
@@ -138,24 +202,38 @@ class Saving:
             at_boundary: Whether the whole state is that of a step's end.
         """
         again = self._signals.pending is not None and isinstance(error, KeyboardInterrupt)  # stop at once, it says
-        if self._over or again or not self._places:
+        if self._over:
             return
         self._over = True
+        self._leave_others(error)
+        if again or not self._places or self._rank != 0:
+            return  # of many ranks, 0 leaves it
         if not whole:
             logger.error("no rescue checkpoint: the error came in the middle of an optimizer's step")
             return
         where = "" if at_boundary else ", not at a step's end"
         try:
-            self._keep_this(Request(f"{type(error).__name__} was raised{where}", Event.EXCEPTION, RESCUE.name))
+            place = next((p for p in self._places if p.rescue is not RESCUE), self._places[0])
+            self._keep_this(Request(f"{type(error).__name__} was raised{where}", Event.EXCEPTION, RESCUE.name), place)
         except Exception as failed:  # hooks of users run here: whatever they raise, the error that came first is raised
             logger.error("no rescue checkpoint: %s: %s", type(failed).__name__, failed)
+
+    def _leave_others(self, error: BaseException) -> None:
+        """No rank waits for another any more: one of them has failed."""
+        self.group.fail(f"{type(error).__name__}: {error}")
+        self.group = Solo()
+        for place in self._places if self._rank == 0 else ():
+            if place.engine is not None:
+                place.engine.alone()
 
     def final_save(self) -> None:
         """At fit's end: save once if this fit has saved nothing yet."""
         progress = self._progress()
         for place in self._places:
             place.ready().settle(last=True)
-        if progress.batches == self._began.batches or any(place.saved_anything() for place in self._places):
+        if progress.batches == self._began.batches:
+            return
+        if self._agreed(any(place.saved_anything() for place in self._places)):
             return
         request = Request("the end of a fit that had saved nothing", Event.FIT_END, FINAL.name)
         for place in [p for p in self._places if not p.keeps_nothing][:1]:
@@ -163,14 +241,14 @@ class Saving:
 
     def close(self, *, clean: bool) -> None:
         """Finish what is under way; after a clean end no rescue is left. Raises what the last save raised."""
-        failed: HoldfastError | None = None
+        failed: Exception | None = None
         for place in [p for p in self._places if p.engine is not None]:
             engine = place.ready()
             try:
                 engine.settle(last=True)
-                if clean:
+                if clean and self._rank == 0:
                     place.tidy()
-            except HoldfastError as error:
+            except Exception as error:  # a logger that is told of a checkpoint may raise anything
                 failed = failed or error
             place.engine = None
             try:
@@ -180,6 +258,7 @@ class Saving:
         pending, over, self._over = self._signals.pending, self._over, True
         if failed is not None:
             raise failed
+        self.group.barrier(phase="end of fit")
         if clean and pending is not None and not over:  # it came while the last save was written
             _end(pending)
 
@@ -188,6 +267,10 @@ class Saving:
         for place in self._places:
             if place.engine is not None:
                 place.engine.settle()
+
+    def runs(self) -> dict[str, RunRef]:
+        """The run that is written in each folder."""
+        return {place.root: place.run for place in self._places if place.run is not None}
 
     def identity(self) -> tuple[RunRef, int] | None:
         """The run, and the next place among its saves, for a file beside the rules; None where nothing is saved."""
@@ -200,13 +283,18 @@ class Saving:
         """Let one folder's policies decide, together with what was held for this event."""
         held, place.held = place.held, None
         events = {event} if held is None else {event, Event.BATCH_END}
-        requests = (*(held or ()), *(place.elapsed() if event is Event.BATCH_END else ()))
+        now = self._agreement.now()
+        requests = (*(held or ()), *(place.elapsed(now) if event is Event.BATCH_END else ()))
         if event is Event.BATCH_END:
             self._warn_of_missing(place)
             if validation_follows and place.wanted:
                 place.held = requests  # one save serves the step, with what its validation measures in its name
                 return
         place.ready().consider(self._moment(place, events, progress, validation_follows, requests))
+
+    def _agreed(self, seen: bool) -> bool:
+        """What rank 0 sees in the folders, on every rank: it may change while they look."""
+        return bool(self.group.broadcast(seen, phase="folders")) if self.group.size > 1 else seen
 
     def _moment(
         self, place: Place, events: set[Event], progress: Progress, follows: bool, requests: tuple[Request, ...]
@@ -215,26 +303,28 @@ class Saving:
         counters = {name: Score(known[name], progress.steps) for name in place.counters}
         return Moment(frozenset(events), progress, {**counters, **self._scores()}, follows, requests)
 
-    def _keep_this(self, request: Request) -> None:
+    def _keep_this(self, request: Request, here: Place) -> None:
         """Save the state as it is, unless it is on disk: one file a run is enough."""
+        self._breaking_off = True
         progress = self._progress()
         for place in self._places:
             try:
                 place.ready().settle()
             except HoldfastError as failed:  # of a save before this one
                 logger.error("%s", failed)
-        if any(place.saved(progress) for place in self._places):
+        if self._agreed(any(place.saved(progress) for place in self._places)):
             return
-        place = self._places[0]
-        place.ready().consider(self._moment(place, {request.event}, progress, False, (request,)))
-        place.ready().settle(last=True)
+        here.ready().consider(self._moment(here, {request.event}, progress, False, (request,)))
+        here.ready().settle(last=True)
 
     def _stop(self, pending: signal.Signals) -> NoReturn:
         """After a signal: the state is made durable, then the program ends as the signal would have ended it."""
         self._over = True
         if self._places:
-            self._keep_this(Request(pending.name, Event.SIGNAL, self._places[0].keeper()))
+            here = self._places[0]
+            self._keep_this(Request(pending.name, Event.SIGNAL, here.keeper()), here)
             logger.info("%s: saved at step %s, stopping", pending.name, f"{self._progress().steps:,}")
+        self.group.barrier(phase="stop")  # rank 0, with whom all talk, is not to end before the others have heard
         _end(pending)
 
     def _missing(self, place: Place) -> list[str]:

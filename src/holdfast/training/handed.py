@@ -1,0 +1,201 @@
+"""Checkpoints that a user's own ``CheckpointIO`` writes: the same rules, other hands. Remembers them, and no file does.
+
+What was written before this fit is not known here, and is never removed.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from holdfast.catalog.folder import Folder
+from holdfast.catalog.manifest import RunRef
+from holdfast.catalog.runs import Run
+from holdfast.engine.expected import expected
+from holdfast.engine.job import Captured
+from holdfast.engine.writer import Ticket
+from holdfast.errors import HoldfastError, SaveFailed
+from holdfast.log import logger
+from holdfast.policy import plan as planning
+from holdfast.policy.plan import Plan, Policy
+from holdfast.policy.values import Event, Moment, Progress, Record, Tally
+from holdfast.policy.what import What, full
+from holdfast.training.checkpoint_io import CheckpointIO
+from holdfast.training.places import RESCUE, Place
+
+_BARE_STEP = frozenset({Event.BATCH_END})
+
+
+class HandedPlace(Place):
+    """A folder whose files a ``CheckpointIO`` writes.
+
+    Args:
+        folder: Which.
+        io: Who writes.
+    """
+
+    def __init__(self, folder: Folder, io: CheckpointIO) -> None:
+        super().__init__(folder)
+        self.io = io
+        self._handed: Handed | None = None
+
+    def hand_over(
+        self,
+        capture: Callable[[What], Captured],
+        tallies: Mapping[str, Tally],
+        saved: Callable[[Sequence[Record]], None],
+        now: float,
+    ) -> None:
+        """The run begins here, at ``now`` in seconds."""
+        self._handed = Handed(self.io, self.folder, self.policies, capture, tallies, saved)
+        self.begin(self._handed, now)
+
+    def tidy(self) -> None:
+        """After a clean end: rescues go once something newer is there."""
+        assert self._handed is not None, "a run has begun"
+        self._handed.drop_rescues()
+
+    def _own(self) -> tuple[Record, ...]:
+        return () if self._handed is None else tuple(self._handed.checkpoints())
+
+
+class Handed:
+    """Does for files that others write what an engine does for ours: when it returns, they are there.
+
+    Args:
+        io: Who writes.
+        folder: Where to.
+        policies: All of them, with unique names.
+        capture: Gives the state as it is now.
+        tallies: What each policy remembers from before.
+        saved: Takes the checkpoints of a save that is done.
+    """
+
+    under_way = False
+
+    def __init__(
+        self,
+        io: CheckpointIO,
+        folder: Folder,
+        policies: Sequence[Policy],
+        capture: Callable[[What], Captured],
+        tallies: Mapping[str, Tally],
+        saved: Callable[[Sequence[Record]], None],
+    ) -> None:
+        self.run = Run(RunRef(secrets.token_hex(16)))
+        self._io, self._folder, self._policies = io, folder, tuple(policies)
+        self._capture, self._tallies, self._saved = capture, dict(tallies), saved
+        self._records: list[Record] = []
+        self._sequence = 0
+        self._horizon = planning.horizon(self._policies, self._tallies)
+
+    def idle(self, progress: Progress) -> bool:
+        """Whether a bare batch end at ``progress`` has nothing to do."""
+        return not any(getattr(progress, counter) >= number for counter, number in self._horizon)
+
+    def consider(self, moment: Moment) -> Ticket | None:
+        """Let the policies decide on one step, and have what they want written; there is nothing to wait for then.
+
+        Raises:
+            SaveFailed: The user's code raised; what was written before it did stands.
+        """
+        if moment.events == _BARE_STEP and not moment.requests and self.idle(moment.progress):
+            return None
+        decided = planning.plan(
+            self._policies,
+            self._tallies,
+            moment,
+            records=self._records,
+            run=self.run.ref.id,
+            taken={entry.name for entry in self._folder.store.list()},
+        )
+        self._tallies = dict(decided.tallies)
+        self._horizon = planning.horizon(self._policies, self._tallies)
+        if decided.acts:
+            self._act(decided, moment)
+        return None
+
+    def checkpoints(self) -> list[Record]:
+        """Those of this fit, oldest first; while a state is captured, as they will be once that save is done."""
+        return list(self._records)
+
+    def next_sequence(self) -> int:
+        """The next place among the saves of the run."""
+        self._sequence += 1
+        return self._sequence
+
+    def protected(self) -> dict[str, str]:
+        """Nothing: what the run went on from is not ours to remove, whatever it is."""
+        return {}
+
+    def alone(self) -> None:
+        """Rank 0 alone writes these anyway."""
+
+    def fence(self) -> None:
+        """Nothing reads the state."""
+
+    def settle(self, *, last: bool = False, manual: bool = False, then: Moment | None = None) -> Record | None:
+        """Nothing is under way."""
+
+    def close(self, *, clean: bool) -> None:
+        """The run is over."""
+        self._io.teardown()
+
+    def drop_rescues(self) -> None:
+        """Remove those that stand aside from the rules, where there is something newer."""
+        for record in self._records[:-1]:
+            if set(record.policies) == {RESCUE.name}:
+                self._records.remove(record)
+                self._remove(record.names)
+
+    def _act(self, decided: Plan, moment: Moment) -> None:
+        before, sequence = self._records, self._sequence
+        after = expected(before, decided, moment, run=self.run.ref.id, sequence=sequence)
+        after = [replace(r, id=secrets.token_hex(16)) if r.sequence > sequence else r for r in after]
+        self._records = after  # what the state says of its own callbacks includes this very save
+        try:
+            for amend in decided.amends:
+                self._amend(next(r for r in before if r.id == amend.id), amend.names, moment.progress)
+            for save in decided.saves:
+                captured = self._capture(save.what)
+                for name in save.names:
+                    self._io.save_checkpoint(captured.root, self._path(name))
+        except Exception as error:  # of the user's code, or of hooks: it may be any
+            self._records = before
+            raise self._failed(error, [name for save in decided.saves for name in save.names]) from error
+        self._sequence += len(decided.saves)
+        kept = {name for record in after for name in record.names}
+        self._remove([name for record in before for name in record.names if name not in kept])
+        new = [record for record in after if record.sequence > sequence]
+        for record in new:
+            logger.info("handed %s (%s) to %s", ", ".join(record.names), record.reason, type(self._io).__name__)
+        self._saved(new)
+
+    def _amend(self, record: Record, names: Sequence[str], now: Progress) -> None:
+        """More names for a checkpoint that is there: written again, for what links a file is its writer's to know."""
+        if not names:
+            return
+        if record.progress == now and record.what == str(full):
+            state = self._capture(full).root
+        else:
+            state = dict(self._io.load_checkpoint(self._path(record.names[0])))
+        for name in names:
+            self._io.save_checkpoint(state, self._path(name))
+
+    def _remove(self, names: Sequence[str]) -> None:
+        for name in names:
+            self._io.remove_checkpoint(self._path(name))
+
+    def _path(self, name: str) -> str:
+        return str(Path(self._folder.store.root) / name)
+
+    def _failed(self, error: Exception, names: Sequence[str]) -> SaveFailed:
+        why = error.what if isinstance(error, HoldfastError) else f"{type(error).__name__}: {error}"
+        good = ", ".join(f"'{record.names[0]}'" for record in self._records[-1:])
+        return SaveFailed(
+            f"was not saved: {type(self._io).__name__} raised {why}.",
+            checkpoint=names[0] if names else str(self._folder.store.root),
+            good=f"{good} was written before." if good else "",
+        )
