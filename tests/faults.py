@@ -30,7 +30,7 @@ CHANGING = (
     "link",
     "unlink",
 )
-_ON_DESCRIPTORS = {"posix_fallocate", "ftruncate", "pwrite", "write", "fchmod", "fsync", "close"}
+_ON_DESCRIPTORS = {"posix_fallocate", "ftruncate", "pwrite", "write", "fchmod", "fsync", "close", "preadv"}
 _ON_TWO_PATHS = {"rename", "link"}
 
 

@@ -63,8 +63,8 @@ MUTATIONS = (
         "I1",
         "checksums are not those of the bytes",
         "engine/archive.py",
-        "entries.append(entry._replace(crc=crc))",
-        "entries.append(entry)",
+        "entries = [entry._replace(crc=crc) for",
+        "entries = [entry for",
         "tests/torture/test_faults.py::test_a_save_survives_short_writes",
     ),
     Mutation(

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +31,7 @@ from holdfast.policy.where import COUNTERS, Where
 from holdfast.policy.which import Which, last
 from holdfast.sources import Loaded
 from holdfast.state import random
+from holdfast.state.loaders import Place, placed, tell_epoch
 from holdfast.state.signals import Signals, exit_code
 from holdfast.store import LocalStore, Store
 from holdfast.strategies.base import Strategy
@@ -47,9 +48,9 @@ class Checkpointer:
     ::
 
         with Checkpointer("runs/a", when=every(steps=500), which=best(3, "val_loss") | last(2)) as ckpt:
-            start = ckpt.resume(model=model, optimizer=optimizer)
+            start = ckpt.resume(model=model, optimizer=optimizer, loader=loader)
             for epoch in range(start.epochs, 10):
-                for batch in islice(batches(epoch), start.done_in(epoch), None):
+                for batch in ckpt.batches(loader):
                     train_on(batch)
                     ckpt.step()
                 ckpt.validated({"val_loss": validate(model)})
@@ -72,6 +73,8 @@ class Checkpointer:
             is the third in a row or the last of the run; ``"raise"`` at once.
         when_busy: What a trigger does while a save is being written: ``"wait"`` or ``"skip"``.
         signals: The signals to answer.
+        memory: Bytes of buffers that a save may take, whatever the size of the state. What only an optimizer's step
+            changes is not copied; ``step()`` waits until it has been read.
         strategy: How the state is spread over processes.
 
     Raises:
@@ -90,10 +93,11 @@ class Checkpointer:
         on_save_error: Literal["warn", "raise"] = "warn",
         when_busy: Literal["wait", "skip"] = "wait",
         signals: Iterable[signal.Signals] = (signal.SIGTERM, signal.SIGINT),
+        memory: int = 64 * 2**20,
         strategy: Strategy | None = None,
     ) -> None:
         which = last(1) if which is None else which
-        options = {"on_save_error": on_save_error, "when_busy": when_busy}
+        options = {"on_save_error": on_save_error, "when_busy": when_busy, "memory": memory}
         checks.arguments(
             directory=directory, when=when, which=which, what=what, filename=filename, alias=_LAST, options=options
         )
@@ -106,6 +110,7 @@ class Checkpointer:
         self._filename_metrics = [name for name in Where(filename).fields if name not in COUNTERS]
         self._on_save_error: Literal["warn", "raise"] = on_save_error
         self._when_busy: Literal["wait", "skip"] = when_busy
+        self._memory = memory
         self._folder = Folder(directory if isinstance(directory, Store) else LocalStore(directory))
         self._strategy: Strategy = strategy or Single()
         self._signals = Signals(signals)
@@ -153,9 +158,9 @@ class Checkpointer:
                 ``"fresh"``: a new run from the objects as they are, whatever the folder holds, which stays;
                 ``"last"`` or ``"best"`` of the folder; or the path of a checkpoint, here or elsewhere.
             fresh: Names among ``objects`` that the checkpoint need not hold: they stay as they are then.
-            objects: What makes up the state, by part name: whatever has ``state_dict`` and ``load_state_dict``, and
-                dicts or lists of plain values. The names ``model``, ``optimizer`` and ``scheduler`` become the keys
-                that other readers know.
+            objects: What makes up the state, by part name: whatever has ``state_dict`` and ``load_state_dict``, torch's
+                loaders that are trained on, and dicts or lists of plain values. The names ``model``, ``optimizer`` and
+                ``scheduler`` become the keys that other readers know.
 
         Returns:
             How far the run had come; a fresh ``Progress`` at a fresh start.
@@ -166,6 +171,7 @@ class Checkpointer:
             Corrupt: The named checkpoint is damaged; nothing was changed.
             Incompatible: It does not fit the objects; nothing was changed.
         """
+        objects = placed(objects)
         self._check_begin(objects, fresh)
         loaded = self._load(source, objects, fresh)
         self._objects = dict(objects)
@@ -196,6 +202,7 @@ class Checkpointer:
                 tallies=tallies,
                 on_error=self._on_save_error,
                 when_busy=self._when_busy,
+                memory=self._memory,
                 report=logger.info,
             )
         except BaseException:
@@ -207,6 +214,29 @@ class Checkpointer:
             for sentence in random.restore(loaded.parts[_RANDOM]):
                 logger.warning(sentence)
         return self.progress
+
+    def batches(self, loader: Iterable[Any]) -> Iterator[Any]:
+        """The batches of the epoch that the run is in, without those that are done: they are not even read.
+
+        Iterate a loader that is trained on by this, once an epoch; one for validation as ever.
+
+        Args:
+            loader: One that was given to ``resume``.
+
+        Raises:
+            ConfigError: It was not.
+        """
+        self._ready()
+        for given in self._objects.values():
+            if isinstance(given, Place) and given.loader is loader:
+                return given.batches(self.progress.epochs)
+            if given is loader:  # it knows its place itself
+                tell_epoch(loader, self.progress.epochs)
+                return iter(loader)
+        raise ConfigError(
+            f"batches() was called with a {type(loader).__name__} that resume() was not.",
+            remedy="Give the loader to resume() too: resume(model=model, optimizer=optimizer, loader=loader).",
+        )
 
     def step(self, *, metrics: Mapping[str, Any] | None = None, samples: int = 0) -> None:
         """Say that an optimizer step is done. Costs a comparison of integers, unless a checkpoint is due.
@@ -277,6 +307,15 @@ class Checkpointer:
         new = [name for name in saved.names if name not in before]
         return self._path((new or saved.names)[0])
 
+    def fence(self) -> None:
+        """Return when no save reads the state in place: from then on anything may change it.
+
+        A save reads large parameters, and the state of their optimizer, while training goes on; ``optimizer.step()``
+        waits for it by itself. Call this before you change them in another way: before weights are averaged in
+        place, swapped for a validation, clipped, or loaded.
+        """
+        self._ready().fence()
+
     def load(
         self,
         source: str | os.PathLike[str] = "last",
@@ -310,17 +349,18 @@ class Checkpointer:
         self, source: str | os.PathLike[str], objects: Mapping[str, Any], fresh: Collection[str]
     ) -> Loaded | None:
         parts, optional = [*objects, _RANDOM], [*fresh, _RANDOM]
+        modules = [name for name, value in objects.items() if isinstance(value, torch.nn.Module)]  # these copy
         if source == "fresh":
             return None
         if source == "auto":
-            return sources.newest(self._folder, parts=parts, optional=optional)
-        return sources.read(self._folder, source, self._which, parts=parts, optional=optional)
+            return sources.newest(self._folder, parts=parts, optional=optional, mapped=modules)
+        return sources.read(self._folder, source, self._which, parts=parts, optional=optional, mapped=modules)
 
     def _capture(self, what: What) -> Captured:
         held = self._strategy.capture(self._objects, what)
         own = {_RANDOM: random.capture()} if what.wants_part(_RANDOM) else {}
         root, places = lightning.arrange({**held.parts, **own}, self.progress)
-        return Captured(root, places, held.frozen, held.groups)
+        return Captured(root, places, held.frozen, held.groups, held.weights, held.lent)
 
     def _consider(self, *events: Event) -> None:
         engine = self._ready()

@@ -26,7 +26,7 @@ def arguments(
         what: Which parts of the state.
         filename: The template of names; what is wrong inside it ``Where`` says.
         alias: The name that is not free.
-        options: ``on_save_error`` and ``when_busy``.
+        options: ``on_save_error``, ``when_busy`` and ``memory``.
 
     Raises:
         ConfigError: All that cannot work.
@@ -45,6 +45,8 @@ def arguments(
     for name, choices in (("on_save_error", ("warn", "raise")), ("when_busy", ("wait", "skip"))):
         if options[name] not in choices:
             problems.append(f"{name}= is {' or '.join(map(repr, choices))}, not {options[name]!r}")
+    if type(options["memory"]) is not int or options["memory"] < 1:
+        problems.append(f"memory= is a number of bytes, not {options['memory']!r}")
     if problems:
         raise ConfigError(f"Checkpointer: {'; '.join(problems)}.")
 

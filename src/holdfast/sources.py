@@ -17,7 +17,6 @@ from holdfast.catalog.ledger import LEDGER
 from holdfast.catalog.manifest import Manifest
 from holdfast.engine.reader import CheckpointFile
 from holdfast.errors import ConfigError, Incompatible, NotFound, StoreError
-from holdfast.log import logger
 from holdfast.policy.values import Record
 from holdfast.policy.which import Which
 from holdfast.store import LocalStore
@@ -46,7 +45,9 @@ class Loaded:
     elsewhere: bool
 
 
-def newest(home: Folder, *, parts: Collection[str], optional: Collection[str]) -> Loaded | None:
+def newest(
+    home: Folder, *, parts: Collection[str], optional: Collection[str], mapped: Collection[str] = ()
+) -> Loaded | None:
     """The newest checkpoint of ``home`` that verifies; None where there is none. Says what it passed over.
 
     What was found damaged on the way is noted in the ledger, so that it ranks no more.
@@ -55,21 +56,15 @@ def newest(home: Folder, *, parts: Collection[str], optional: Collection[str]) -
         home: The folder.
         parts: Names of the parts to read.
         optional: Those among them that it need not hold.
+        mapped: As for ``read``.
 
     Raises:
         Incompatible: It lacks a part.
     """
-    found = _looking_again(
-        lambda: resolve.auto(home.scan(), lambda r: _read(home, home, r, parts, optional, location="cpu"))
+    found = looking_again(
+        lambda: resolve.auto([home], lambda _, record: _read(home, home, record, parts, optional, mapped=mapped))
     )
-    for passed in found.passed:
-        logger.warning("passed over '%s': %s", passed.name, passed.why)
-        if passed.damaged is not None:
-            home.condemn(passed.damaged, passed.why)
-    if found.passed:
-        here = f"'{found.record.names[0]}'" if found.record else "the beginning"
-        least = "" if found.exact else "at least "
-        logger.warning("going on from %s: %s%s steps are lost", here, least, f"{found.steps_lost:,}")
+    resolve.tell(found)
     return found.value
 
 
@@ -81,6 +76,7 @@ def read(
     parts: Collection[str] | None,
     optional: Collection[str] = (),
     location: torch.device | str | None = "cpu",
+    mapped: Collection[str] = (),
 ) -> Loaded:
     """Read one checkpoint.
 
@@ -91,6 +87,7 @@ def read(
         parts: Names of the parts to read; None for all.
         optional: Those among them that it need not hold.
         location: The device for tensors; None for the ones that they were saved from.
+        mapped: Those parts whose tensors are copied from and let go: they take no memory of their own.
 
     Raises:
         NotFound: There is no such checkpoint.
@@ -102,12 +99,12 @@ def read(
     def look() -> Loaded:
         folder, record = _find(home, source, which)
         wanted = record.parts if parts is None else parts
-        return _read(home, folder, record, wanted, optional, location=location)
+        return _read(home, folder, record, wanted, optional, location=location, mapped=mapped)
 
-    return _looking_again(look)
+    return looking_again(look)
 
 
-def _looking_again(look: Callable[[], T]) -> T:
+def looking_again(look: Callable[[], T]) -> T:
     """A checkpoint may be evicted by the process that wrote it between being listed and being opened."""
     for _ in range(_LOOKS):
         try:
@@ -162,7 +159,8 @@ def _read(
     parts: Collection[str],
     optional: Collection[str],
     *,
-    location: torch.device | str | None,
+    location: torch.device | str | None = "cpu",
+    mapped: Collection[str] = (),
 ) -> Loaded:
     path = f"{folder.store.root}/{record.names[0]}"
     listing = _looked_through(home, folder)
@@ -178,5 +176,5 @@ def _read(
                 good="Nothing was changed.",
                 remedy="Ask for what it holds. For resume(), fresh=[...] names what may start afresh.",
             )
-        states = file.parts([name for name in parts if name in there], location=location)
+        states = file.parts([name for name in parts if name in there], location=location, mapped=mapped)
     return Loaded(record, path, file.manifest, states, elsewhere=folder is not home)

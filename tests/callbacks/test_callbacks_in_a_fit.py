@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from holdfast.callbacks import EarlyStopping, OnExceptionCheckpoint, RichProgressBar
 from holdfast.errors import ConfigError
+from holdfast.loggers import CSVLogger
 from holdfast.training.module import LightningModule
 from holdfast.training.trainer import Trainer
 
@@ -148,14 +149,14 @@ def test_a_bar_gives_the_terminal_back_however_a_fit_ends(tmp_path, terminal, er
 
 
 def test_what_a_fit_logs_is_in_the_file_of_its_version(tmp_path):
-    """By default: rows of steps and of validations, and the hyperparameters beside them."""
+    """Rows of steps and of validations, and the hyperparameters beside them."""
 
     class Saved(Validating):
         def __init__(self, lr=0.25):
             super().__init__([3.0, 2.0])
             self.save_hyperparameters()
 
-    trainer = make_fit_trainer(tmp_path, max_epochs=2, logger=True, log_every_n_steps=2)
+    trainer = make_fit_trainer(tmp_path, max_epochs=2, logger=CSVLogger(tmp_path), log_every_n_steps=2)
     trainer.fit(Saved(), loader(), loader())
 
     folder = tmp_path / "lightning_logs" / "version_0"

@@ -133,6 +133,7 @@ def test_json_says_what_the_table_says(full: Path) -> None:
         "saved_at": "2023-11-14T22:13:20.000Z",
         "bytes": (full / "a.ckpt").stat().st_size,
         "what": "full",
+        "healthy": True,
         "parts": ["model"],
         "policies": ["rules", "last"],
         "label": None,

@@ -203,6 +203,17 @@ def test_a_prefix_stands_before_every_name(tmp_path):
     assert table(logger) == [{"step": "1", "try-loss": "1.0"}]
 
 
+def test_a_script_may_write_rows_itself(tmp_path):
+    """``experiment`` takes them without the prefix, with a step or counted."""
+    logger = CSVLogger(tmp_path, prefix="try")
+    logger.experiment.log_metrics({"loss": torch.tensor(1.0)}, step=4)
+    logger.experiment.log_metrics({"loss": 2.0})
+    logger.experiment.save()
+
+    assert table(logger) == [{"step": "4", "loss": "1.0"}, {"step": "1", "loss": "2.0"}]
+    assert logger.experiment.path == str(Path(logger.log_dir, "metrics.csv"))
+
+
 def test_hyperparameters_add_up_and_may_be_a_namespace(tmp_path):
     """Two calls, two kinds, one file."""
     logger = CSVLogger(tmp_path)
@@ -248,4 +259,8 @@ def test_a_logger_of_ones_own_needs_four_names():
     mine.after_save_checkpoint(None)
 
     assert mine.rows == [(1, {"loss": 1.0})]
+    mine.log_graph(torch.nn.Linear(1, 1))
+    mine.go_on_in(3)
+    mine.rewind(4)
+    assert mine.group_separator == "/"
     assert (mine.save_dir, mine.root_dir, mine.log_dir, mine.experiment) == (None, None, None, None)

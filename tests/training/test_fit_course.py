@@ -7,6 +7,7 @@ import torch
 
 import holdfast
 from fitting import Net, Unsized, loader, net, trainer, weights
+from holdfast.loggers import Logger
 
 E = "t0.0 t0.1 t0.2 t0.3"
 F = "t1.0 t1.1 t1.2 t1.3"
@@ -175,8 +176,8 @@ def test_the_sanity_check_draws_nothing_from_the_random_state(tmp_path):
 def test_loggers_are_given_what_a_step_logged(tmp_path):
     """Every n-th step's values, at the number of steps before it; an epoch's under the number of its last one."""
 
-    class Kept:
-        name = version = save_dir = log_dir = root_dir = None
+    class Kept(Logger):
+        name = version = None
 
         def __init__(self):
             self.rows = []
@@ -185,9 +186,6 @@ def test_loggers_are_given_what_a_step_logged(tmp_path):
             self.rows.append((step, sorted(metrics)))
 
         def log_hyperparams(self, params):
-            """Nothing."""
-
-        def save(self):
             """Nothing."""
 
         def finalize(self, status):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from holdfast.errors import Corrupt, Incompatible
+from holdfast.errors import ConfigError, Corrupt, Incompatible
 from holdfast.training.hparams import AttributeDict
 from making import overwrite
 from small_modules import Conf, Mode, Module, Net, same, saved
@@ -108,22 +108,52 @@ def test_one_dataclass_comes_back_as_itself_where_it_is_named(path):
 
 def test_what_the_class_does_not_take_is_left_out(path, caplog):
     """Stored extras go quietly, as the class has changed; a given one that is not taken is said."""
-    saved(path, Net(3), hyper_parameters={"width": 3, "gone": 1, "_instantiator": "os.system"})
+    saved(path, Net(3), hyper_parameters={"width": 3, "gone": 1})
     back = Net.load_from_checkpoint(path, widht=4)
     assert back.hparams.width == 3
     assert "Net.__init__ takes no widht, which is left out; it takes: width, lr, mode" in caplog.text
 
 
+class Open(Module):
+    def __init__(self, **anything):
+        super().__init__()
+        self.anything = anything
+
+
+class Opener(Open):
+    pass
+
+
+CLI = "lightning.pytorch.cli.instantiate_module"
+
+
 def test_keys_that_name_code_are_never_arguments(path):
-    """What other programs write to have something imported is not even handed on as text."""
-
-    class Open(Module):
-        def __init__(self, **anything):
-            super().__init__()
-            self.anything = anything
-
-    saved(path, Open(), hyper_parameters={"a": 1, "_instantiator": "os.system", "_class_path": "os.system"})
+    """What Lightning's command line writes to have something called is not called, nor handed on as text."""
+    saved(path, Open(), hyper_parameters={"a": 1, "_instantiator": CLI})
     assert Open.load_from_checkpoint(path).anything == {"a": 1}
+
+
+def test_a_file_of_the_command_line_may_name_a_subclass_that_is_there(path):
+    """It is looked up among what is imported; another class, or one that is not there, is refused."""
+    here = f"{__name__}.Opener"
+    saved(path, Open(), hyper_parameters={"a": 1, "_instantiator": CLI, "_class_path": here})
+    made = Open.load_from_checkpoint(path)
+    assert (type(made), made.anything) == (Opener, {"a": 1})
+    saved(path, Open(), hyper_parameters={"_instantiator": CLI, "_class_path": f"{__name__}.Open"})
+    with pytest.raises(ConfigError, match="no subclass of Opener that is imported"):
+        Opener.load_from_checkpoint(path)
+    for named in ("os.system", "no_such_module.Net", 3, "Net"):
+        saved(path, Open(), hyper_parameters={"_instantiator": CLI, "_class_path": named})
+        with pytest.raises(ConfigError, match="no subclass of Open that is imported"):
+            Open.load_from_checkpoint(path)
+
+
+@pytest.mark.parametrize("named", ["os.system", "lightning.pytorch.cli.instantiate_module.more", 3])
+def test_what_else_a_file_names_to_build_the_module_is_refused(path, named):
+    """Only what Lightning's own command line writes is known; nothing is called either way."""
+    saved(path, Open(), hyper_parameters={"a": 1, "_instantiator": named})
+    with pytest.raises(ConfigError, match=r"as what builds the Open.*It was not called"):
+        Open.load_from_checkpoint(path)
 
 
 def test_missing_arguments_are_one_error(path):

@@ -11,7 +11,7 @@ import torch
 import holdfast as L
 from holdfast.callbacks import ModelCheckpoint
 from holdfast.engine.job import OpaqueStateWarning
-from holdfast.errors import ConfigError, Corrupt, Foreign, Incompatible, NotFound
+from holdfast.errors import Corrupt, Incompatible, NotFound
 from small_fits import Net, fit, loaders, make_trainer, names, read
 
 LAST = "epoch=1-step=8.ckpt"
@@ -98,10 +98,10 @@ def test_a_damaged_checkpoint_is_refused_and_the_newest_good_one_named(tmp_path)
 def test_paths_that_are_no_checkpoint_are_refused(tmp_path):
     """One that is not there, a folder, another program's file, ``best`` before anything was saved."""
     torch.save({"a": 1}, tmp_path / "other.ckpt")
-    for source, error in (("none.ckpt", NotFound), (".", NotFound), ("other.ckpt", Foreign)):
+    for source, error in (("none.ckpt", NotFound), (".", NotFound), ("other.ckpt", Incompatible)):
         with pytest.raises(error):
             fit(tmp_path / "b", ckpt_path=tmp_path / source)
-    with pytest.raises(ConfigError, match="has saved anything"):
+    with pytest.raises(NotFound, match="no checkpoint in or below"):
         fit(tmp_path / "b", ckpt_path="best")
 
 
@@ -215,7 +215,11 @@ def test_states_are_kept_under_their_keys_and_one_without_a_taker_is_told(tmp_pa
             return {"name": self.name}
 
     fit(tmp_path, Keyed("a"), Keyed("b"), ModelCheckpoint(tmp_path))
-    assert read(tmp_path / LAST)["callbacks"] == {"Keyed a": {"name": "a"}, "Keyed b": {"name": "b"}}
+    states = read(tmp_path / LAST)["callbacks"]
+    assert {key: states[key] for key in states if key.startswith("Keyed")} == {
+        "Keyed a": {"name": "a"},
+        "Keyed b": {"name": "b"},
+    }
     b = Keyed("b")
     fit(tmp_path / "again", b, ckpt_path=tmp_path / LAST)
     assert b.state == {"name": "b"}

@@ -212,7 +212,7 @@ def test_sigterm_saves_after_the_batch_ends_with_143_and_goes_on(where, last, se
     epoch, step = SIGNALS[where]
     name = "last.ckpt" if last else f"rescue-epoch={epoch}-step={step}.ckpt"
     assert steps(tmp_path / name) == step
-    trainer = fit(tmp_path, ModelCheckpoint(tmp_path, save_last=last), ckpt_path="last", max_epochs=5)
+    trainer = fit(tmp_path, ModelCheckpoint(tmp_path, save_last=last), ckpt_path="last", max_epochs=5, shuffle=True)
     assert trainer.global_step == 20
     assert not [left for left in names(tmp_path) if left.startswith("rescue")]
 

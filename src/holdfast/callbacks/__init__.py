@@ -6,12 +6,24 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from holdfast.callbacks.accumulation_scheduler import GradientAccumulationScheduler
     from holdfast.callbacks.callback import Callback
+    from holdfast.callbacks.device_stats import DeviceStatsMonitor
     from holdfast.callbacks.early_stopping import EarlyStopping
+    from holdfast.callbacks.finetuning import BackboneFinetuning, BaseFinetuning
+    from holdfast.callbacks.lambda_callback import LambdaCallback
+    from holdfast.callbacks.lr_monitor import LearningRateMonitor
     from holdfast.callbacks.model_checkpoint import ModelCheckpoint
     from holdfast.callbacks.on_exception import OnExceptionCheckpoint
+    from holdfast.callbacks.prediction_writer import BasePredictionWriter
     from holdfast.callbacks.progress import ProgressBar, RichProgressBar, TQDMProgressBar
+    from holdfast.callbacks.pruning import ModelPruning
+    from holdfast.callbacks.spike_detection import SpikeDetection, TrainingSpikeException
+    from holdfast.callbacks.stochastic_weight_averaging import StochasticWeightAveraging
     from holdfast.callbacks.summary import ModelSummary
+    from holdfast.callbacks.throughput import ThroughputMonitor
+    from holdfast.callbacks.timer import Timer
+    from holdfast.callbacks.weight_averaging import EMAWeightAveraging, WeightAveraging
 
 _HOME_OF = {
     "Callback": "callback",
@@ -22,6 +34,21 @@ _HOME_OF = {
     "ProgressBar": "progress",
     "RichProgressBar": "progress",
     "TQDMProgressBar": "progress",
+    "LearningRateMonitor": "lr_monitor",
+    "Timer": "timer",
+    "LambdaCallback": "lambda_callback",
+    "GradientAccumulationScheduler": "accumulation_scheduler",
+    "BasePredictionWriter": "prediction_writer",
+    "WeightAveraging": "weight_averaging",
+    "EMAWeightAveraging": "weight_averaging",
+    "StochasticWeightAveraging": "stochastic_weight_averaging",
+    "BaseFinetuning": "finetuning",
+    "BackboneFinetuning": "finetuning",
+    "ModelPruning": "pruning",
+    "ThroughputMonitor": "throughput",
+    "SpikeDetection": "spike_detection",
+    "TrainingSpikeException": "spike_detection",
+    "DeviceStatsMonitor": "device_stats",
 }
 
 __all__ = [
@@ -33,6 +60,21 @@ __all__ = [
     "ProgressBar",
     "RichProgressBar",
     "TQDMProgressBar",
+    "LearningRateMonitor",
+    "Timer",
+    "LambdaCallback",
+    "GradientAccumulationScheduler",
+    "BasePredictionWriter",
+    "WeightAveraging",
+    "EMAWeightAveraging",
+    "StochasticWeightAveraging",
+    "BaseFinetuning",
+    "BackboneFinetuning",
+    "ModelPruning",
+    "ThroughputMonitor",
+    "SpikeDetection",
+    "TrainingSpikeException",
+    "DeviceStatsMonitor",
 ]
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from holdfast.callbacks.older import OlderHooks
+
 if TYPE_CHECKING:
     import torch
 
@@ -11,7 +13,7 @@ if TYPE_CHECKING:
     from holdfast.training.trainer import Trainer
 
 
-class Callback:
+class Callback(OlderHooks):
     """Base class of all callbacks. A hook that is not overridden costs nothing: it is never called.
 
     Each hook gets the trainer and the module; those of batches also the outputs, the batch and its index.

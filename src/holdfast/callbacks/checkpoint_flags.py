@@ -9,6 +9,8 @@ from datetime import timedelta
 from typing import Any
 
 from holdfast.errors import ConfigError
+from holdfast.log import logger
+from holdfast.policy.which import more_is_better
 
 
 def check(flags: Mapping[str, Any]) -> None:
@@ -18,12 +20,15 @@ def check(flags: Mapping[str, Any]) -> None:
         ConfigError: All problems.
     """
     problems = [*_which_problems(flags), *_when_problems(flags)]
-    if flags["save_last"] not in (None, True, False):
-        problems.append(f"save_last is True, False or None, not {flags['save_last']!r}")
+    if flags["save_last"] not in (None, True, False, "link"):
+        problems.append(f"save_last is True, False, None or 'link', not {flags['save_last']!r}")
     if flags["save_last"] and flags["filename"] == flags["last_name"]:
         problems.append(f"filename={flags['filename']!r} is the name that save_last moves from one to the next")
     if problems:
         raise ConfigError(f"ModelCheckpoint: {'; '.join(problems)}.")
+    monitor = flags["monitor"]
+    if monitor is not None and flags["mode"] == "min" and more_is_better(monitor):
+        logger.warning("ModelCheckpoint(monitor=%r) keeps the lowest; if more is better, say mode='max'", monitor)
 
 
 def without_policy(flags: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:

@@ -84,16 +84,16 @@ class EarlyStopping(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting; the ``patience`` of the constructor stays, and a line says so where it is another."""
+        """Go on counting; the ``patience`` of the constructor stays, and a line says so where it is another.
+
+        Files of Lightning before 0.10 tell of ``wait_count`` and ``patience`` alone.
+        """
         self.wait_count = state_dict["wait_count"]
-        self.stopped_epoch = state_dict["stopped_epoch"]
-        self.best_score = torch.as_tensor(state_dict["best_score"], dtype=torch.float64).cpu()
-        if state_dict["patience"] != self.patience:
-            logger.info(
-                "early stopping: patience is %s now, and was %s in the checkpoint",
-                self.patience,
-                state_dict["patience"],
-            )
+        self.stopped_epoch = state_dict.get("stopped_epoch", 0)
+        self.best_score = torch.as_tensor(state_dict.get("best_score", self.best_score), dtype=torch.float64).cpu()
+        patience = state_dict.get("patience", self.patience)
+        if patience != self.patience:
+            logger.info("early stopping: patience is %s now, and was %s in the checkpoint", self.patience, patience)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Whatever ran before, training has not begun."""

@@ -15,7 +15,9 @@ import torch
 
 from holdfast.callbacks import checkpoint_flags
 from holdfast.callbacks.callback import Callback
+from holdfast.callbacks.elsewhere import Elsewhere
 from holdfast.callbacks.own_names import OwnNames, renamed
+from holdfast.errors import ConfigError
 from holdfast.policy.plan import Policy
 from holdfast.policy.values import Event, Progress, Record
 from holdfast.policy.what import full, weights_only
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 _DEFAULTS: dict[str, Any] = {
     "filename": None, "monitor": None, "save_last": None, "save_top_k": 1, "save_weights_only": False, "mode": "min",
     "auto_insert_metric_name": True, "every_n_train_steps": None, "train_time_interval": None, "every_n_epochs": None,
-    "save_on_train_epoch_end": None,
+    "save_on_train_epoch_end": None, "save_on_exception": False, "enable_version_counter": True,
 }  # fmt: skip
 
 
@@ -42,7 +44,8 @@ class ModelCheckpoint(Callback):
         monitor: The metric by which checkpoints are ranked; without one the newest is kept.
         verbose: Accepted; every save writes one line anyway.
         save_last: Whether ``last.ckpt`` is the newest state: moved at every due trigger, at each training epoch's end
-            and at fit's end. None and False never do that.
+            and at fit's end. None and False never do that. It is a second name of the newest checkpoint and no copy
+            where the folder's file system has hard links, so ``"link"`` is the same as True.
         save_top_k: How many of the best are kept; -1 all, 0 none. None is 1.
         save_weights_only: Leave out optimizers and all else that only resuming needs.
         mode: ``"min"`` or ``"max"``.
@@ -54,6 +57,10 @@ class ModelCheckpoint(Callback):
             at the training epoch's end, unless validation runs several times an epoch or not in every one.
         every_n_val_epochs: The old name of ``every_n_epochs``.
         period: An older one.
+        save_on_exception: Whether what an error leaves is named as this callback names its files, and stays. By
+            default it is a rescue, which goes after the next clean end.
+        enable_version_counter: Whether a name that is taken gets a version. Otherwise the newest has it, and what
+            had it before gets the version, if it stays.
         policy: Instead of the flags: a policy of your own.
 
     Raises:
@@ -72,7 +79,7 @@ class ModelCheckpoint(Callback):
         filename: str | None = None,
         monitor: str | None = None,
         verbose: bool = False,
-        save_last: bool | None = None,
+        save_last: bool | Literal["link"] | None = None,
         save_top_k: int | None = 1,
         save_weights_only: bool = False,
         mode: Literal["min", "max"] = "min",
@@ -84,6 +91,8 @@ class ModelCheckpoint(Callback):
         every_n_val_epochs: int | None = None,
         *,
         period: int | None = None,
+        save_on_exception: bool = False,
+        enable_version_counter: bool = True,
         policy: Policy | None = None,
     ) -> None:
         self.dirpath = None if dirpath is None else os.path.realpath(Path(dirpath).expanduser())
@@ -96,7 +105,9 @@ class ModelCheckpoint(Callback):
         self.every_n_train_steps, self.train_time_interval = every_n_train_steps, train_time_interval
         self.every_n_epochs = checkpoint_flags.epochs(every_n_epochs, every_n_val_epochs, period)
         self.save_on_train_epoch_end = save_on_train_epoch_end
+        self.save_on_exception, self.enable_version_counter = save_on_exception, enable_version_counter
         self._policy = policy
+        self._elsewhere = Elsewhere()
         self._view: FolderView | None = None
         self._trainer: Any = None
         flags = {**vars(self), "last_name": self.CHECKPOINT_NAME_LAST}
@@ -136,7 +147,7 @@ class ModelCheckpoint(Callback):
             return everything()
         if self.monitor is None:
             return last(self.save_top_k)
-        return Which((Best(self.save_top_k, self.monitor, self.mode),))
+        return Which((Best(self.save_top_k, self.monitor, self.mode, tuple(self._elsewhere.scores.values())),))
 
     def where(self) -> Where:
         """Their names."""
@@ -150,7 +161,7 @@ class ModelCheckpoint(Callback):
             return (self._policy,)
         what = weights_only if self.save_weights_only else full
         when = self.when(on_train_epoch_end=on_train_epoch_end)
-        ranked = Policy(name, when, self.which(), what, self._names())
+        ranked = Policy(name, when, self.which(), what, self.names())
         if not self.save_last:
             return (ranked,)
         ends = when | at(Event.TRAIN_EPOCH_END, Event.FIT_END)
@@ -164,10 +175,11 @@ class ModelCheckpoint(Callback):
             "equals": self.CHECKPOINT_EQUALS_CHAR,
             "extension": self.FILE_EXTENSION,
             "starting_version": self.STARTING_VERSION,
+            "version_counter": self.enable_version_counter,
         }
 
-    def _names(self) -> Where:
-        """The template, or the methods of a subclass that names its files itself."""
+    def names(self) -> Where:
+        """Their names, or the methods of a subclass that names its files itself."""
         own = type(self)
         names = own.format_checkpoint_name is not ModelCheckpoint.format_checkpoint_name
         exists = own.file_exists is not ModelCheckpoint.file_exists
@@ -183,8 +195,42 @@ class ModelCheckpoint(Callback):
     @property
     def state_key(self) -> str:
         """Tells it from others of its class by what they watch and when."""
-        told = ("monitor", "mode", "every_n_train_steps", "every_n_epochs", "train_time_interval")
-        return f"{type(self).__qualname__}{ {name: getattr(self, name) for name in told}!r}"
+        told = {
+            "monitor": self.monitor,
+            "mode": self.mode,
+            "every_n_train_steps": self.every_n_train_steps or 0,
+            "every_n_epochs": self.every_n_epochs or 0,
+            "train_time_interval": self.train_time_interval,
+        }
+        return f"{type(self).__qualname__}{told}"
+
+    def state_dict(self) -> dict[str, Any]:
+        """What Lightning's callback of this name remembers, for readers of this family of files.
+
+        Here a folder's checkpoints tell all of it; of what is read back, only checkpoints elsewhere count.
+        """
+        if self._view is None:
+            return {}
+        records = self._records()
+        best, models = self._leading(records), self._models(records)
+        worst = self._worst(models)
+        return {
+            "monitor": self.monitor,
+            "best_model_score": best[1],
+            "best_model_path": best[0],
+            "current_score": self._score(records[-1] if records else None),
+            "dirpath": self._view.root,
+            "best_k_models": models,
+            "kth_best_model_path": worst[0],
+            "kth_value": worst[1],
+            "last_model_path": self.last_model_path,
+            **self._elsewhere.to_state(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Rank beside the checkpoints of another program that the run went on from, where it went on from one."""
+        if state_dict.get("monitor", self.monitor) == self.monitor:
+            self._elsewhere = Elsewhere.from_state(state_dict, there=os.path.exists)
 
     # Hooks: thin, but real: one that a subclass overrides without calling these saves nothing at that event
 
@@ -209,6 +255,21 @@ class ModelCheckpoint(Callback):
         """Let them look at the end of fit."""
         trainer.saving.note(self, Event.FIT_END)
 
+    def save_checkpoint(self, trainer: Any) -> None:
+        """Save this very step now, by the rules of this callback: what they do not keep is not saved.
+
+        Call it from a hook of a fit. Where the rules rank by a metric that was not measured at this step, the next
+        validation decides.
+
+        Raises:
+            ConfigError: The trainer cannot save, or runs no fit.
+        """
+        if getattr(trainer, "save_checkpoint", None) is None:
+            raise ConfigError(f"ModelCheckpoint saves through a Trainer, which {type(trainer).__name__} is not.")
+        if trainer.saving is None:
+            raise ConfigError("ModelCheckpoint.save_checkpoint() is for a fit, and none runs.")
+        trainer.saving.save_now(self)
+
     # What it has
 
     def attach(self, view: FolderView) -> None:
@@ -219,13 +280,12 @@ class ModelCheckpoint(Callback):
     @property
     def best_model_path(self) -> str:
         """Path of the best, or of the newest without ``monitor``; empty before there is one. Waits for its bytes."""
-        best = self._best()
-        return "" if best is None or self._view is None else self._view.path(best)
+        return self._leading(self._records())[0]
 
     @property
     def best_model_score(self) -> torch.Tensor | None:
         """Its score; None without ``monitor``."""
-        return self._score(self._best())
+        return self._leading(self._records())[1]
 
     @property
     def current_score(self) -> torch.Tensor | None:
@@ -236,22 +296,17 @@ class ModelCheckpoint(Callback):
     @property
     def best_k_models(self) -> dict[str, torch.Tensor]:
         """Path to score of each that is kept for its rank."""
-        if self._view is None or self.monitor is None:
-            return {}
-        records = self._records()
-        kept = self.which().keep(records)
-        found = {self._view.path(r): self._score(r) for r in records if r.id in kept}
-        return {path: score for path, score in found.items() if score is not None}
+        return self._models(self._records())
 
     @property
     def kth_best_model_path(self) -> str:
         """Path of the worst of ``save_top_k`` models, the next to go; empty while there are fewer."""
-        return self._worst()[0]
+        return self._worst(self.best_k_models)[0]
 
     @property
     def kth_value(self) -> torch.Tensor | None:
         """Its score."""
-        return self._worst()[1]
+        return self._worst(self.best_k_models)[1]
 
     @property
     def last_model_path(self) -> str:
@@ -287,19 +342,40 @@ class ModelCheckpoint(Callback):
     def _records(self) -> list[Record]:
         return [] if self._view is None else self._view.records()
 
-    def _best(self) -> Record | None:
+    def ranking(self) -> Which:
+        """The rules by which one of them is the best, also where all are kept."""
         which = self.which()
-        if self.save_top_k == -1 and self.monitor is not None and self._policy is None:
-            which = Which((Best(1, self.monitor, self.mode), *which.rules))
-        return which.best_of(self._records())
+        if self.save_top_k in (-1, 0) and self.monitor is not None and self._policy is None:
+            return Which((Best(1, self.monitor, self.mode), *which.rules))
+        return which
+
+    def _leading(self, records: list[Record]) -> tuple[str, torch.Tensor | None]:
+        """Path and score of the best; of those elsewhere where that is better, or where this run has none."""
+        best, value = self.ranking().best_of(records), None
+        if best is not None and self.monitor is not None:
+            value = best.scores.get(self.monitor)
+        path = "" if best is None or self._view is None else self._view.path(best)
+        path, value = self._elsewhere.first(path, value, self.mode)
+        return path, None if value is None else torch.tensor(value)
+
+    def _models(self, records: list[Record]) -> dict[str, torch.Tensor]:
+        """Path to score of those that are kept for their rank, those elsewhere among them."""
+        if self.monitor is None:
+            return {}
+        kept = self.which().keep(records) if self._view is not None else {}
+        own = {self._view.path(r): r.scores[self.monitor] for r in records if self._view and self._scored(r, kept)}
+        models = self._elsewhere.among(own, self.save_top_k, self.mode)
+        return {path: torch.tensor(score) for path, score in models.items()}
+
+    def _scored(self, record: Record, kept: Mapping[str, str]) -> bool:
+        return record.id in kept and self.monitor in record.scores
 
     def _score(self, record: Record | None) -> torch.Tensor | None:
         if record is None or self.monitor is None or self.monitor not in record.scores:
             return None
         return torch.tensor(record.scores[self.monitor])
 
-    def _worst(self) -> tuple[str, torch.Tensor | None]:
-        models = self.best_k_models
+    def _worst(self, models: Mapping[str, torch.Tensor]) -> tuple[str, torch.Tensor | None]:
         if not models or len(models) != self.save_top_k:
             return "", None
         pick = max if self.mode == "min" else min

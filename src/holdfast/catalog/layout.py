@@ -22,6 +22,8 @@ FIXED = {FORMAT_ENTRY: FORMAT_SIGN, PREFIX + "byteorder": b"little", PREFIX + "v
 _LIMIT = 0xFFFFFFFF
 _MANY = 0xFFFF
 _LOCAL = struct.Struct("<IHHHHHIIIHH")
+CRC_PLACE = struct.calcsize("<IHHHHH")
+"""Where in a local header the CRC-32 is."""
 _CENTRAL = struct.Struct("<IHHHHHHIIIHHHHHII")
 _END64 = struct.Struct("<IQHHIIQQQQ")
 _LOCATOR = struct.Struct("<IIQI")

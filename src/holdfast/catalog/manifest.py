@@ -91,6 +91,7 @@ class Manifest:
     groups: Mapping[str, Sequence[Sequence[str]]] = field(default_factory=dict)
     types: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    healthy: bool = True
 
     def to_bytes(self) -> bytes:
         """The JSON of the manifest. Its length does not depend on the CRC-32s."""
@@ -114,6 +115,7 @@ class Manifest:
             "groups": {name: [list(g) for g in groups] for name, groups in self.groups.items()},
             "types": dict(self.types),
             "versions": dict(self.versions),
+            "healthy": self.healthy,
         }
         return json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
@@ -152,6 +154,7 @@ class Manifest:
                 },
                 types={k: text(v) for k, v in data["types"].items()},
                 versions={k: text(v) for k, v in data["versions"].items()},
+                healthy=flag(data.get("healthy", True)),
             )
         except ManifestError:
             raise
@@ -241,6 +244,13 @@ def text(value: object) -> str:
     """The text that ``value`` is; raises ManifestError where it is none."""
     if not isinstance(value, str):
         raise ManifestError(f"{value!r:.80} is not text")
+    return value
+
+
+def flag(value: object) -> bool:
+    """The truth that ``value`` is; raises ManifestError where it is none."""
+    if not isinstance(value, bool):
+        raise ManifestError(f"{value!r:.80} is not true or false")
     return value
 
 

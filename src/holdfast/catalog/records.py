@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from holdfast.catalog.manifest import Manifest, number, progress, real, text
+from holdfast.catalog.manifest import Manifest, flag, number, progress, real, text
 from holdfast.policy.values import Record
 
 
@@ -26,6 +26,7 @@ def project(manifest: Manifest, *, bytes: int, names: tuple[str, ...] = ()) -> R
         reason=manifest.reason,
         label=manifest.label,
         what=manifest.what,
+        healthy=manifest.healthy,
     )
 
 
@@ -50,11 +51,12 @@ def from_json(data: Mapping[str, Any]) -> Record:
             raise TypeError(f"a record's {name} is {value!r:.80}")
     known["progress"] = progress(known["progress"])
     known["scores"] = {name: real(value) for name, value in known["scores"].items()}
+    known["healthy"] = flag(data.get("healthy", True))
     known["parts"], known["policies"] = tuple(map(text, known["parts"])), tuple(map(text, known["policies"]))
     return Record(**known)
 
 
-_FIELDS = tuple(name for name in Record.__dataclass_fields__ if name not in ("names", "pinned"))
+_FIELDS = tuple(name for name in Record.__dataclass_fields__ if name not in ("names", "pinned", "healthy"))
 _KINDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("id", "run", "reason", "what"), str),
     **dict.fromkeys(("sequence", "run_ordinal", "bytes"), int),

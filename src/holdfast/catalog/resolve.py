@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from holdfast.catalog import records
+from holdfast.catalog import records, runs
 from holdfast.catalog.folder import Folder, Listing
 from holdfast.catalog.verify import Damage, Finding, Verdict, read_manifest, verify
 from holdfast.errors import ConfigError, Corrupt, Foreign, NotFound, StoreError
+from holdfast.log import logger
 from holdfast.policy.values import Record
 from holdfast.policy.which import Which
 from holdfast.store import Store
@@ -23,12 +24,14 @@ class Passed:
     """A checkpoint that was passed over because it does not verify.
 
     Args:
+        folder: Where it is.
         name: Its name.
         why: What is wrong with it.
         steps: Optimizer steps that it holds, where that is still known.
         damaged: Its record, where it was read and its bytes are wrong.
     """
 
+    folder: Folder
     name: str
     why: str
     steps: int | None = None
@@ -61,10 +64,55 @@ class Found(Generic[T]):
         return all(p.steps is not None for p in self.passed)
 
 
-def resumable(known: Iterable[Record]) -> list[Record]:
+def whole(record: Record) -> bool:
+    """Whether a run can go on from it."""
+    return record.what == "full"
+
+
+def with_model(record: Record) -> bool:
+    """Whether a model can be evaluated with it."""
+    return "model" in record.parts
+
+
+def resumable(known: Iterable[Record], holds: Callable[[Record], bool] = whole) -> list[Record]:
     """Those that a run can go on from, newest first; of the newest run before any of an older one."""
-    whole = [r for r in known if r.what == "full"]
-    return sorted(whole, key=lambda r: r.order, reverse=True)
+    return sorted(filter(holds, known), key=lambda r: r.order, reverse=True)
+
+
+def newest_first(
+    listed: Iterable[tuple[Folder, Listing]], holds: Callable[[Record], bool] = whole
+) -> list[tuple[Folder, Record]]:
+    """The checkpoints of several folders, newest first.
+
+    Each folder has its own order, by runs and commits. Between folders, which know nothing of each other, the times
+    in the manifests decide; those of files never do.
+    """
+    queues = [(folder, queue) for folder, listing in listed if (queue := resumable(listing.records, holds))]
+    found = []
+    while queues:
+        folder, queue = max(queues, key=lambda each: each[1][0].saved_at)
+        found.append((folder, queue.pop(0)))
+        queues = [each for each in queues if each[1]]
+    return found
+
+
+def unfinished(folders: Iterable[Folder]) -> Folder | None:
+    """The folder of the newest run that can be gone on with; None where there is none.
+
+    That is one that has not ended clean, that no process is any more, that is the newest of its folder, and that no
+    other run went on from.
+    """
+    listed = [(folder, folder.scan()) for folder in folders]
+    parents = {run.parent for _, listing in listed for run in listing.runs.values()}
+    gone_on = {record.run for _, listing in listed for record in listing.records if record.id in parents}
+    ended = {folder.store.root: listing.ended for folder, listing in listed}
+    newest: dict[str, tuple[Folder, Record]] = {}
+    for folder, record in newest_first(listed):
+        newest.setdefault(folder.store.root, (folder, record))
+    for root, (folder, record) in newest.items():
+        if record.run not in gone_on | ended[root] and not runs.is_alive(folder, record.run):
+            return folder
+    return None
 
 
 def last(listing: Listing) -> Record | None:
@@ -97,7 +145,7 @@ def best_of(listing: Listing, which: Which, root: str) -> Record:
             checkpoint=f"{root}/best",
             remedy="Say by what: which=best(1, METRIC).",
         )
-    found = ranking.best_of([r for r in listing.of_run(run) if ranking.metrics[0] in r.scores])
+    found = ranking.best_of([r for r in listing.of_run(run) if ranking.metrics[0] in r.scores and r.healthy])
     if found is None or ranking.metrics[0] not in found.scores:
         scored = sorted({name for r in listing.of_run(run) for name in r.scores})
         raise NotFound(
@@ -128,27 +176,42 @@ def _own_rules(listing: Listing, run: str) -> Iterator[Which]:
             yield Which.from_json(rules)
 
 
-def auto(listing: Listing, read: Callable[[Record], T]) -> Found[T]:
+def auto(
+    folders: Sequence[Folder], read: Callable[[Folder, Record], T], *, holds: Callable[[Record], bool] = whole
+) -> Found[T]:
     """The newest checkpoint that ``read`` accepts, walking back over those that it calls ``Corrupt``.
 
     Where there is none, that is a fresh start.
     """
+    listed = [(folder, folder.scan()) for folder in folders]
     passed: list[Passed] = []
-    for record in resumable(listing.records):
+    for folder, record in newest_first(listed, holds):
         try:
-            return Found(record, read(record), (*_newer_wrecks(listing, record), *passed))
+            return Found(record, read(folder, record), (*_newer_wrecks(listed, record), *passed))
         except Corrupt as error:
             # What could not be read may be read another time; what was read and is wrong stays wrong.
             damaged = None if isinstance(error.__cause__, StoreError) else record
-            passed.append(Passed(record.names[0], str(error), record.progress.steps, damaged))
-    return Found(None, None, (*_newer_wrecks(listing, None), *passed))
+            passed.append(Passed(folder, record.names[0], str(error), record.progress.steps, damaged))
+    return Found(None, None, (*_newer_wrecks(listed, None), *passed))
 
 
-def _newer_wrecks(listing: Listing, found: Record | None) -> list[Passed]:
+def tell(found: Found[T]) -> None:
+    """Say what was passed over and what it costs; note what was found damaged, so that it ranks no more."""
+    for passed in found.passed:
+        logger.warning("passed over '%s': %s", passed.name, passed.why)
+        if passed.damaged is not None:
+            passed.folder.condemn(passed.damaged, passed.why)
+    if found.passed:
+        here = f"'{found.record.names[0]}'" if found.record else "the beginning"
+        least = "" if found.exact else "at least "
+        logger.warning("going on from %s: %s%s steps are lost", here, least, f"{found.steps_lost:,}")
+
+
+def _newer_wrecks(listed: Iterable[tuple[Folder, Listing]], found: Record | None) -> list[Passed]:
     """Files that are no checkpoints any more, without those known to be older than what was found."""
-    wrecks = [s for s in listing.strangers if s.verdict is Verdict.CORRUPT]
-    newer = [s for s in wrecks if s.was is None or found is None or s.was.order > found.order]
-    return [Passed(s.name, s.why, s.was.progress.steps if s.was else None) for s in newer]
+    wrecks = [(f, s) for f, listing in listed for s in listing.strangers if s.verdict is Verdict.CORRUPT]
+    newer = [(f, s) for f, s in wrecks if s.was is None or found is None or s.was.order > found.order]
+    return [Passed(f, s.name, s.why, s.was.progress.steps if s.was else None) for f, s in newer]
 
 
 def named(store: Store, name: str, listing: Listing | None = None) -> Record:

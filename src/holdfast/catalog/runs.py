@@ -6,7 +6,7 @@ import os
 import re
 import secrets
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from holdfast.catalog.folder import Folder
 from holdfast.catalog.manifest import RunRef
@@ -40,22 +40,29 @@ class Run:
                 self.lease.release()
 
 
-def begin(folder: Folder, *, source: Record | None = None, elsewhere: bool = False) -> Run:
+def begin(
+    folder: Folder, *, source: Record | None = None, elsewhere: bool = False, lineage: RunRef | None = None
+) -> Run:
     """Begin a run and take its lease.
 
     A source in this very folder is continued (same run, next attempt) where its lease is free. Everything
     else starts a new run, whose parent is the source where there is one. Either way ``ordinal`` makes it the
     newest run of the folder from now on.
 
+    A run that saves in several folders is one run: in all but the first it is given its ``lineage``, and knows there
+    what it saved there before.
+
     Args:
         folder: Where the run will save.
         source: The checkpoint that the state was taken from.
         elsewhere: Whether the source lies in another folder.
+        lineage: The run as it began in another folder, where it is to save in this one too.
     """
     with folder.exclusive():  # two that begin at once do not get one ordinal
-        lease = folder.store.lock(lease_name(source.run)) if source is not None and not elsewhere else None
+        own = lineage.id if lineage is not None else source.run if source is not None and not elsewhere else None
+        lease = folder.store.lock(lease_name(own)) if own is not None else None
         try:
-            run = _take(folder, source, lease)
+            run = _join(folder, lineage, source, lease) if lineage and lease else _take(folder, source, lease)
             lease = run.lease
             folder.ledger.write("run", run=vars(run.ref), host=socket.gethostname(), pid=os.getpid())
             if source is not None:
@@ -81,6 +88,29 @@ def _take(folder: Folder, source: Record | None, lease: Lock | None) -> Run:
     lease = folder.store.lock(lease_name(ref.id))
     assert lease is not None, "nobody else knows this run's name yet"
     return Run(ref, lease, source)
+
+
+def _join(folder: Folder, lineage: RunRef, source: Record | None, lease: Lock) -> Run:
+    """The identity of a run that has begun elsewhere, in this folder."""
+    listing = folder.scan()
+    newest = max((run.ordinal for run in listing.runs.values()), default=0)
+    known = listing.runs.get(lineage.id)
+    ordinal = known.ordinal if known is not None and known.ordinal == newest else newest + 1
+    ref = RunRef(lineage.id, lineage.parent, ordinal, lineage.attempt)
+    if source is None:
+        return Run(ref, lease)
+    # Of what the run saved here, the state at hand comes after what has no more batches than its source.
+    before = [r for r in listing.of_run(ref.id) if r.progress.batches <= source.progress.batches]
+    latest = before[-1] if before else Record("", run=ref.id, run_ordinal=-1)
+    return Run(ref, lease, replace(latest, id=source.id, names=source.names))
+
+
+def is_alive(folder: Folder, run: str) -> bool:
+    """Whether a process holds the lease of a run."""
+    lease = folder.store.lock(lease_name(run))
+    if lease is not None:
+        lease.release()
+    return lease is None
 
 
 def lease_name(run: str) -> str:

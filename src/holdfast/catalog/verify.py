@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from types import MappingProxyType
 
 from holdfast.catalog import layout
+from holdfast.catalog.checksums import crc32, joined
 from holdfast.catalog.manifest import MAX_BYTES, EntryInfo, Manifest, ManifestError
+from holdfast.catalog.parallel import THREADS, spread
 from holdfast.store import Reader
 
 _CHUNK = 8 * 2**20
+"""Bytes that a thread reads of one entry before it takes another piece."""
+_STEP = 2**20
+"""Bytes read before their checksum is taken: few enough to be in the processor's cache still."""
 _HEAD_BYTES = 256
 _SIGN = b".holdfast/"
 
@@ -64,8 +69,8 @@ def read_manifest(reader: Reader) -> Manifest | None:
     if place.length > MAX_BYTES:
         raise Damage(f"its manifest claims {place.length:,} bytes, more than {MAX_BYTES:,}")
     raw = reader.read_at(place.offset, place.length)
-    if zlib.crc32(raw) != place.crc:
-        raise Damage(f"its manifest has CRC-32 {zlib.crc32(raw):08x}, not {place.crc:08x} as when it was saved")
+    if crc32(raw) != place.crc:
+        raise Damage(f"its manifest has CRC-32 {crc32(raw):08x}, not {place.crc:08x} as when it was saved")
     try:
         manifest = Manifest.from_bytes(raw)
     except ManifestError as error:
@@ -105,15 +110,52 @@ def check_structure(reader: Reader, manifest: Manifest) -> None:
 
 def damaged_entries(reader: Reader, manifest: Manifest) -> Iterator[tuple[EntryInfo, int]]:
     """Read every content; yield each entry whose CRC-32 is another, with the one found."""
-    buffer = memoryview(bytearray(min(_CHUNK, max((e.length for e in manifest.entries), default=0))))
+    found = read_entries(reader, manifest.entries)
     for entry in manifest.entries:
-        crc = 0
-        for start in range(0, entry.length, _CHUNK):
-            piece = buffer[: min(_CHUNK, entry.length - start)]
-            reader.read_into(entry.offset + start, piece)
-            crc = zlib.crc32(piece, crc)
-        if crc != entry.crc:
-            yield entry, crc
+        if found[entry.name] != entry.crc:
+            yield entry, found[entry.name]
+
+
+def read_entries(
+    reader: Reader, entries: Sequence[EntryInfo], into: Mapping[str, memoryview] = MappingProxyType({})
+) -> dict[str, int]:
+    """Read contents, on a few threads, and take their checksums on the way: of the very bytes that are given.
+
+    Args:
+        reader: The open file.
+        entries: Which.
+        into: Entry name to the memory, writable and as long as the content, that it is read into. What has none is
+            read into a small buffer and forgotten.
+
+    Returns:
+        Entry name to the CRC-32 that its content has.
+
+    Raises:
+        StoreError: Something could not be read.
+    """
+    pieces = [(e, at, min(_CHUNK, e.length - at)) for e in entries for at in range(0, e.length, _CHUNK)]
+    crcs: dict[tuple[str, int], int] = {}
+
+    def worker() -> Callable[[tuple[EntryInfo, int, int]], None]:
+        spare = memoryview(bytearray(min(_STEP, max((length for _, _, length in pieces), default=0))))
+
+        def read(piece: tuple[EntryInfo, int, int]) -> None:
+            entry, start, length = piece
+            crc, memory = 0, into.get(entry.name)
+            for at in range(start, start + length, _STEP):
+                step = min(_STEP, start + length - at)
+                target = spare[:step] if memory is None else memory[at : at + step]
+                reader.read_into(entry.offset + at, target)
+                crc = crc32(target, crc)
+            crcs[entry.name, start] = crc
+
+        return read
+
+    spread(pieces, worker, threads=min(THREADS, len(pieces)))
+    found = dict.fromkeys((entry.name for entry in entries), 0)
+    for entry, start, length in pieces:
+        found[entry.name] = joined(found[entry.name], crcs[entry.name, start], length)
+    return found
 
 
 def tensors_in(manifest: Manifest, entry_name: str) -> tuple[str, ...]:

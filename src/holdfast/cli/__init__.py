@@ -10,7 +10,7 @@ from holdfast._version import __version__
 from holdfast.cli import exits, text
 from holdfast.errors import HoldfastError
 
-VERBS = ("ls", "verify")
+VERBS = ("ls", "verify", "run")
 
 
 class _Verbs(click.Group):
@@ -37,9 +37,9 @@ class _Verbs(click.Group):
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="holdfast")
 def main() -> None:
-    """Look after the checkpoints of PyTorch training: list them, verify them.
+    """Look after the checkpoints of PyTorch training: list them, verify them; run programs written for Lightning.
 
-    Every verb has --json for scripts. Exit codes are the same for all: 0 all is well, 1 error,
+    The verbs that look at checkpoints have --json for scripts. Their exit codes are the same: 0 all is well, 1 error,
     2 wrong usage, 10 corrupt, 11 not found, 12 foreign.
     """
     text.escape_what_stdout_lacks()

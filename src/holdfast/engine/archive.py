@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import pickle
-import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from holdfast.catalog import layout
+from holdfast.catalog.checksums import crc32
 from holdfast.catalog.manifest import MAX_BYTES, EntryInfo, Manifest, TensorInfo
 from holdfast.engine import pickling
 from holdfast.engine.snapshot import Snapshot
+from holdfast.engine.stream import Stream
 from holdfast.errors import ConfigError
 from holdfast.store import Sink
 
-_CHUNK = 8 * 2**20
+MEMORY = 64 * 2**20
+"""Bytes of buffers that a write takes at most, unless it is told otherwise."""
 
 
 @dataclass(frozen=True)
@@ -79,30 +82,32 @@ def lay_out(snapshot: Snapshot, manifest: Manifest) -> Archive:
     return Archive(whole, contents, final)
 
 
-def write(archive: Archive, sink: Sink) -> Manifest:
-    """Write all bytes; the checksums are taken on the way and filled in at the end.
+def write(archive: Archive, sink: Sink, *, memory: int = MEMORY, read: Callable[[], None] = lambda: None) -> Manifest:
+    """Write all bytes, on a few threads; the checksums are taken on the way and filled in at the end.
+
+    Args:
+        archive: What to write.
+        sink: Where to.
+        memory: Bytes of memory that the threads may take for buffers, whatever the length of the file. Reading is
+            ahead of the disk by so much.
+        read: Called once, on some thread, when the contents have been read for the last time.
 
     Returns:
         The manifest with its CRC-32s, as it stands in the file.
 
     Raises:
-        StoreError: A write failed.
+        StoreError: A write failed, on any thread.
     """
-    entries = []
-    for entry in archive.manifest.entries:
-        crc = 0
-        content = memoryview(_readable(archive.contents[entry.name]))
-        for start in range(0, entry.length, _CHUNK):
-            piece = content[start : start + _CHUNK]
-            crc = zlib.crc32(piece, crc)
-            sink.write_at(entry.offset + start, piece)
-        entries.append(entry._replace(crc=crc))
+    *slots, last = archive.layout.slots
+    contents = [_readable(archive.contents[slot.name]) for slot in slots]
+    crcs = Stream(slots, contents, sink, memory=memory).write(read)
+    entries = [entry._replace(crc=crc) for entry, crc in zip(archive.manifest.entries, crcs, strict=True)]
     manifest = replace(archive.manifest, entries=tuple(entries))
     raw = manifest.to_bytes()
-    assert len(raw) == archive.layout.slots[-1].length, "checksums have a fixed width"
-    sink.write_at(archive.layout.slots[-1].offset, raw)
-    for offset, structure in layout.skeleton(archive.layout, [*(e.crc for e in entries), zlib.crc32(raw)]):
-        sink.write_at(offset, structure)
+    assert len(raw) == last.length, "checksums have a fixed width"
+    crc = crc32(raw)
+    ending = layout.local_header(last, crc) + raw + layout.tail(archive.layout, [*crcs, crc])
+    sink.write_at(last.header, ending)
     return manifest
 
 
@@ -110,8 +115,9 @@ def _length(content: bytes | torch.UntypedStorage) -> int:
     return len(content) if isinstance(content, bytes) else content.nbytes()
 
 
-def _readable(content: bytes | torch.UntypedStorage) -> Any:
-    """The content as something with the buffer protocol; a storage's memory is not copied."""
+def _readable(content: bytes | torch.UntypedStorage) -> NDArray[np.uint8]:
+    """The content as an array over its very memory."""
     if isinstance(content, bytes):
-        return content
-    return torch.empty(0, dtype=torch.uint8).set_(content).numpy()
+        return np.frombuffer(content, np.uint8)
+    array: NDArray[np.uint8] = torch.empty(0, dtype=torch.uint8).set_(content).numpy()
+    return array

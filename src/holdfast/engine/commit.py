@@ -67,11 +67,12 @@ def commit(
     return result
 
 
-def withdraw(group: Group, key: str, error: Exception) -> None:
+def withdraw(group: Group, key: str, error: Exception, spent: list[str]) -> None:
     """In place of ``commit``: say that this rank takes no part in a save, so that no other waits for it."""
     group.mailbox.post(f"{key}/written", {"error": words(error)})
     if group.rank == 0:
         group.mailbox.post(f"{key}/outcome", {"error": words(error), "result": None})
+        spent.append(key)
 
 
 def words(error: Exception | None) -> str | None:

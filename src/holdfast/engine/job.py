@@ -9,8 +9,8 @@ import platform
 import secrets
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +18,8 @@ import torch
 
 from holdfast._version import __version__
 from holdfast.catalog.manifest import Manifest, RunRef
-from holdfast.engine import archive, snapshot, statetree
+from holdfast.engine import archive, health, snapshot, statetree
+from holdfast.engine.lending import Lent
 from holdfast.policy.values import Moment, Score, Tally
 from holdfast.policy.what import What
 from holdfast.store import Sink, Store
@@ -37,12 +38,16 @@ class Captured:
         places: Part name to its path in ``root``.
         frozen: Dotted names, beginning with the part's, of the model's parameters that are not trained.
         groups: Part name of an optimizer to the parameter names of each of its groups.
+        weights: Dotted names, as in ``frozen``, of the parameters that are trained: what is to be finite.
+        lent: The tensors that change in a step of their optimizer only, and may be read in place until then.
     """
 
     root: Any
     places: Mapping[str, tuple[str | int, ...]]
     frozen: frozenset[str] = frozenset()
     groups: Mapping[str, Sequence[Sequence[str]]] | None = None
+    weights: frozenset[str] = frozenset()
+    lent: Sequence[Lent] = ()
 
     def name(self, path: tuple[Any, ...]) -> str:
         """The dotted name of a path in ``root``: by its part, where it is in one."""
@@ -66,28 +71,56 @@ class Job:
     Args:
         taken: The snapshot; its memory is free once it is written.
         manifest: What the file holds, but for its bytes.
+        weights: Names of the tensors that are to be finite.
     """
 
-    def __init__(self, taken: snapshot.Snapshot, manifest: Manifest) -> None:
+    def __init__(self, taken: snapshot.Snapshot, manifest: Manifest, weights: Collection[str] = ()) -> None:
         self._taken: snapshot.Snapshot | None = taken
+        self.window = taken.window
         self.manifest = manifest
+        self.not_finite: tuple[str, ...] = ()
+        self._weights = weights
         self.bytes = 0
         self.begun = time.perf_counter()
 
-    def write(self, store: Store, name: str, sinks: list[Sink]) -> None:
+    def write(self, store: Store, name: str, sinks: list[Sink], *, memory: int = archive.MEMORY) -> None:
         """Lay out, write and sync; the sink, which is to be published or discarded later, is added to ``sinks``.
+
+        Args:
+            store: Where to.
+            name: What the file is to be called.
+            sinks: Those of this save.
+            memory: Bytes of buffers that it may take.
 
         Raises:
             StoreError: A write failed.
+            Moved: What was lent has changed meanwhile: the file is to be discarded.
         """
+        try:
+            self._write(store, name, sinks, memory)
+        except BaseException:
+            self.release()
+            raise
+
+    def _write(self, store: Store, name: str, sinks: list[Sink], memory: int) -> None:
         assert self._taken is not None, "a job is written once"
+        self.not_finite = health.not_finite(self._taken.tree, self._weights)
+        self.manifest = replace(self.manifest, healthy=not self.not_finite)
         laid_out = archive.lay_out(self._taken, self.manifest)
         self.bytes = laid_out.bytes
         sink = store.create(name, owner=self.manifest.run.id, size=self.bytes)
         sinks.append(sink)
-        self.manifest = archive.write(laid_out, sink)
-        sink.sync()
+        returned = self.window.returned if self.window is not None else lambda: None
+        self.manifest = archive.write(laid_out, sink, memory=memory, read=returned)
         self._taken = None
+        sink.sync()
+        if self.window is not None:
+            self.window.verdict()
+
+    def release(self) -> None:
+        """Nothing more is read: whoever waits to change the state goes on. Does nothing after ``write``."""
+        if self.window is not None:
+            self.window.release()
 
 
 def prepare(
@@ -103,8 +136,12 @@ def prepare(
     label: str | None = None,
     scores: Mapping[str, float] | None = None,
     warned: set[str] | None = None,
+    copied: Collection[str] = (),
 ) -> Job:
-    """Copy a state; when it returns, training may go on.
+    """Take a state; when it returns, training may go on.
+
+    What is not copied is read until ``write`` is over: somebody calls that, or ``release``, for a step of an
+    optimizer waits for it.
 
     Args:
         captured: The state.
@@ -118,6 +155,7 @@ def prepare(
         label: The user's name for it.
         scores: Metrics of this very step that were measured before, by name.
         warned: Paths of values that are not plain that the user has been told of; added to.
+        copied: Names of tensors that are not to be read in place, whoever lends them.
 
     Raises:
         ConfigError: The state holds a tensor that no checkpoint can hold.
@@ -127,8 +165,13 @@ def prepare(
         keep=lambda name, _: what.wants(name, trainable=name not in captured.frozen),
         name=captured.name,
     )
-    taken = snapshot.take(tree)
-    _warn_of_opaque(taken, set() if warned is None else warned)
+    taken = snapshot.take(tree, captured.lent, but=copied)
+    try:
+        _warn_of_opaque(taken, set() if warned is None else warned)
+    except BaseException:  # where the user made errors of warnings
+        if taken.window is not None:
+            taken.window.release()
+        raise
     manifest = Manifest(
         id=secrets.token_hex(16),
         run=run,
@@ -148,7 +191,7 @@ def prepare(
         groups=captured.groups or {},
         versions={"holdfast": __version__, "torch": torch.__version__, "python": platform.python_version()},
     )
-    return Job(taken, manifest)
+    return Job(taken, manifest, captured.weights)
 
 
 def _warn_of_opaque(taken: snapshot.Snapshot, warned: set[str]) -> None:

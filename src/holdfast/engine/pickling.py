@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 
+from holdfast.catalog.manifest import MAX_BYTES
 from holdfast.engine.statetree import TensorRef
 from holdfast.errors import ConfigError
-
-MAX_BYTES = 256 * 2**20
 
 TYPED = {
     dtype: getattr(torch, name) for dtype, name in torch.storage._dtype_to_storage_type_map().items()

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from holdfast.engine import containers
 from holdfast.errors import ConfigError
 
 _NUMPY = (
@@ -32,6 +33,7 @@ _DECODERS: dict[str, tuple[type | tuple[type, ...], Callable[[Any], Any]]] = {
     "datetime.date": (str, datetime.date.fromisoformat),
     "argparse.Namespace": (dict, lambda values: argparse.Namespace(**values)),
     "collections.defaultdict": (dict, dict),
+    "omegaconf": ((dict, list), lambda value: value if (made := containers.container(value)) is None else made),
     "numpy.ndarray": (torch.Tensor, lambda tensor: tensor.cpu().numpy()),
     **{name: ((bool, int, float, complex), scalar) for name, scalar in _NUMPY_SCALARS.items()},
 }
@@ -58,6 +60,8 @@ def encode(value: Any) -> tuple[Any, str] | None:
         return dict(vars(value)), "argparse.Namespace"
     if type(value) is defaultdict:
         return dict(value), "collections.defaultdict"
+    if containers.is_container(value):
+        return containers.plain(value), "omegaconf"
     return None
 
 

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import pickle
-import zlib
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 
 from holdfast.catalog import layout
-from holdfast.catalog.manifest import EntryInfo, Manifest
-from holdfast.catalog.verify import Damage, check_structure, describe, read_manifest
-from holdfast.engine import pickling, plain, unpickling
+from holdfast.catalog.manifest import MAX_BYTES, EntryInfo, Manifest
+from holdfast.catalog.verify import Damage, check_structure, describe, read_entries, read_manifest
+from holdfast.engine import plain, unpickling
+from holdfast.engine.moving import Location, Move
 from holdfast.engine.statetree import TensorRef, at, dotted, put_together, references, spelled
 from holdfast.errors import ConfigError, Corrupt, Foreign, Incompatible, NotFound, StoreError
 from holdfast.store import Reader
-
-_CHUNK = 8 * 2**20
-
-Location = torch.device | str | None | Callable[[torch.UntypedStorage, str], torch.UntypedStorage]
-"""Where tensors go; ``CheckpointFile.whole`` says how."""
 
 
 class CheckpointFile:
@@ -51,26 +47,68 @@ class CheckpointFile:
             raise Foreign("was not written by Holdfast, and says nothing of its parts.", checkpoint=name)
         self.manifest: Manifest = manifest
         self._entries = {entry.name: entry for entry in manifest.entries}
-        self._root = self._read_tree()
 
-    def part(self, name: str, *, location: torch.device | str | None = "cpu") -> Any:
+    def part(self, name: str, *, location: torch.device | str | None = "cpu", dtype: torch.dtype | None = None) -> Any:
         """One part's state, with every byte of it checked.
 
         Args:
             name: A name among ``manifest.parts``.
             location: The device that tensors go to; None for the one they were saved from.
+            dtype: The data type that floating-point tensors get; None for the one they were saved with.
 
         Raises:
             NotFound: There is no such part; the sentence lists those there are.
             Corrupt: A storage of it is damaged; the sentence names its tensors and both checksums.
+            Incompatible: This machine lacks the device, or a memory is seen through several data types.
+        """
+        return self.parts([name], location=location, dtype=dtype)[name]
+
+    def parts(
+        self,
+        names: Collection[str],
+        *,
+        location: torch.device | str | None = "cpu",
+        dtype: torch.dtype | None = None,
+        mapped: Collection[str] = (),
+    ) -> dict[str, Any]:
+        """Several parts, as ``part`` gives one; tensors that share memory between them still do.
+
+        Args:
+            names: Names among ``manifest.parts``.
+            location: As for ``part``.
+            dtype: As for ``part``.
+            mapped: Those of them whose tensors are copied from and let go, as ``Module.load_state_dict`` does. They lie
+                in the pages of the file, where its store has them, and take no memory that the system cannot have
+                back. Kept for longer they are private and may be written to, but keep the file's space on the disk.
+        """
+        states = {name: self._piece(name) for name in names}
+        filled = self._filled(states, location, dtype, {name for name in names if name not in mapped})
+        return {name: self._exact(filled[name], self.manifest.parts[name]) for name in filled}
+
+    def tensor(
+        self, name: str, *, location: torch.device | str | None = "cpu", dtype: torch.dtype | None = None
+    ) -> torch.Tensor:
+        """One tensor; the storage that it is in is read and checked, and nothing else.
+
+        Args:
+            name: Its dotted path, which begins with its part's name, as ``manifest.tensors`` has it.
+            location: As for ``part``.
+            dtype: As for ``part``.
+
+        Raises:
+            NotFound: There is no tensor of that name.
+            Corrupt: Its storage is damaged.
             Incompatible: This machine lacks the device.
         """
-        return self.parts([name], location=location)[name]
-
-    def parts(self, names: Collection[str], *, location: torch.device | str | None = "cpu") -> dict[str, Any]:
-        """Several parts; tensors that share memory between them still do."""
-        filled = self._filled({name: self._piece(name) for name in names}, location)
-        return {name: self._exact(filled[name], self.manifest.parts[name]) for name in filled}
+        info = next((tensor for tensor in self.manifest.tensors if tensor.path == name), None)
+        if info is None:
+            parts = ", ".join(self.manifest.parts)
+            raise NotFound(f"holds no tensor '{name}'. It holds the parts {parts}.", checkpoint=self.name)
+        saved_as = getattr(torch, info.dtype)
+        ref = TensorRef(name, info.storage, "cpu", saved_as, info.shape, info.stride, info.offset)
+        self._check_bounds(ref)
+        found: torch.Tensor = self._filled({name: ref}, location, dtype, {name})[name]
+        return found
 
     def whole(
         self,
@@ -78,6 +116,7 @@ class CheckpointFile:
         keys: Collection[str] | None = None,
         location: Location = "cpu",
         opaque: Mapping[str, Any] | None = None,
+        mapped: Collection[str] = (),
     ) -> dict[str, Any]:
         """The dictionary that the file holds, by the keys that other readers see too, every byte of it checked.
 
@@ -87,6 +126,7 @@ class CheckpointFile:
                 given it (in host memory) and the name of the device it was saved from.
             opaque: Values to put where the file has ones that are not plain, by dotted path, as ``opaque`` gives them;
                 without, there is None.
+            mapped: Keys whose tensors are copied from and let go, as for ``parts``.
 
         Raises:
             Corrupt: A storage of it is damaged; the sentence names its tensors and both checksums.
@@ -95,7 +135,8 @@ class CheckpointFile:
         if not isinstance(self._root, dict):
             raise Incompatible(f"holds a {type(self._root).__name__}, not a dictionary.", checkpoint=self.name)
         wanted = self._root if keys is None else {key: self._root[key] for key in keys if key in self._root}
-        found: dict[str, Any] = self._exact(self._filled(wanted, location), ())
+        kept = {key for key in wanted if key not in mapped}
+        found: dict[str, Any] = self._exact(self._filled(wanted, location, None, kept), ())
         return self._with_opaque(found, (), opaque) if opaque else found
 
     def opaque(self) -> dict[str, Any]:
@@ -105,19 +146,29 @@ class CheckpointFile:
         """
         if not self.manifest.opaque:
             return {}
-        pickles = pickle.loads(self._read(self._entries[layout.OPAQUE_ENTRY]))  # noqa: S301 # asked for in so many words
+        pickles = pickle.loads(self._content(self._entries[layout.OPAQUE_ENTRY]))  # noqa: S301 # asked for in so many words
         return {path: pickle.loads(value) for path, value in pickles.items()}  # noqa: S301
 
-    def _filled(self, tree: dict[str, Any], location: Location) -> dict[str, Any]:
-        """A tree with its tensors, over storages that were read, checked and moved."""
-        wanted = {ref.storage: ref.location for ref in references(tree)}
-        storages = self._read_storages(wanted)
-        for key, saved_from in wanted.items():
-            if callable(location):
-                storages[key] = location(storages[key], saved_from)
-            else:
-                storages[key] = self._moved(storages[key], saved_from if location is None else str(location))
-        filled: dict[str, Any] = put_together(tree, lambda ref: ref.over(storages[ref.storage]))
+    def _filled(
+        self, tree: dict[str, Any], location: Location, dtype: torch.dtype | None, kept: Collection[str]
+    ) -> dict[str, Any]:
+        """A tree with its tensors, over storages that were read, checked, converted and moved.
+
+        Args:
+            tree: What to fill.
+            location: Where to.
+            dtype: For floating-point tensors.
+            kept: Keys of ``tree`` whose tensors somebody keeps, and so are to have memory of their own.
+        """
+        wanted: dict[str, list[TensorRef]] = defaultdict(list)
+        for ref in references(tree):
+            wanted[ref.storage].append(ref)
+        moves = {key: Move(refs, location, dtype, checkpoint=self.name) for key, refs in wanted.items()}
+        own = {ref.storage for key in kept for ref in references(tree[key])}
+        storages = self._read_storages({key: key in own and move.stays for key, move in moves.items()})
+        for key, move in moves.items():
+            storages[key] = move.made(storages[key])
+        filled: dict[str, Any] = put_together(tree, lambda ref: moves[ref.storage].ref(ref).over(storages[ref.storage]))
         return filled
 
     def _with_opaque(self, value: Any, path: tuple[Any, ...], opaque: Mapping[str, Any]) -> Any:
@@ -143,19 +194,22 @@ class CheckpointFile:
         if name not in self.manifest.parts:
             there = ", ".join(self.manifest.parts)
             raise NotFound(f"holds no part '{name}'. It holds: {there}.", checkpoint=self.name)
+        root = self._root
         try:
-            return at(self._root, self.manifest.parts[name])
+            return at(root, self.manifest.parts[name])
         except (KeyError, IndexError, TypeError) as error:
             raise self._corrupt(f"its manifest places the part '{name}' where there is none") from error
 
-    def _read_tree(self) -> Any:
+    @cached_property
+    def _root(self) -> Any:
+        """The tree, read when the first part is asked for."""
         entry = self._entries.get(layout.PICKLE_ENTRY)
         if entry is None:
             raise self._corrupt("it has no data.pkl")
-        if entry.length > pickling.MAX_BYTES:  # before so much memory is asked for
-            raise self._corrupt(f"its data.pkl has {entry.length:,} bytes, more than {pickling.MAX_BYTES:,}")
+        if entry.length > MAX_BYTES:  # before so much memory is asked for
+            raise self._corrupt(f"its data.pkl has {entry.length:,} bytes, more than {MAX_BYTES:,}")
         try:
-            root = unpickling.loads(self._read(entry))
+            root = unpickling.loads(self._content(entry))
         except unpickling.PickleError as error:
             raise self._corrupt(str(error)) from error
         found = list(references(root))
@@ -172,23 +226,6 @@ class CheckpointFile:
         extent = 0 if 0 in ref.shape else (last + 1) * ref.dtype.itemsize
         if entry is None or extent > entry.length or ref.dtype.itemsize == 0:
             raise self._corrupt(f"a tensor of shape {list(ref.shape)} is not inside its storage '{ref.storage}'")
-
-    def _moved(self, storage: torch.UntypedStorage, device: str) -> torch.UntypedStorage:
-        """The storage on a device: moved as a whole, so that tensors which share it still do."""
-        if device == "cpu":
-            return storage
-        try:
-            return torch.empty(0, dtype=torch.uint8).set_(storage).to(device).untyped_storage()
-        except (
-            RuntimeError,
-            AssertionError,
-        ) as error:  # PyTorch's two ways to say that there is no such device
-            raise Incompatible(
-                f"cannot be loaded to the device '{device}': {str(error).partition(chr(10))[0]}.",
-                checkpoint=self.name,
-                good="Nothing was loaded.",
-                remedy="Load it with location='cpu'.",
-            ) from error
 
     def _exact(self, value: Any, path: tuple[Any, ...]) -> Any:
         """The values of a part as they were, where the file holds their nearest plain ones."""
@@ -208,39 +245,41 @@ class CheckpointFile:
         except ConfigError as error:
             raise self._corrupt(str(error)) from error
 
-    def _read_storages(self, keys: Iterable[str]) -> dict[str, torch.UntypedStorage]:
-        """Read storages and check them; all damage is reported at once."""
+    def _read_storages(self, own: Mapping[str, bool]) -> dict[str, torch.UntypedStorage]:
+        """Read storages and check them; all damage is reported at once.
+
+        Args:
+            own: Key to whether it is to have memory of its own; others lie in the mapped file, where there is a map.
+        """
+        entries = {key: self._entries[f"{layout.PREFIX}data/{key}"] for key in own}
+        map = None if all(own.values()) else self._reader.mapped()
         storages: dict[str, torch.UntypedStorage] = {}
-        damaged: dict[str, tuple[int, int]] = {}
-        for key in keys:
-            entry = self._entries[f"{layout.PREFIX}data/{key}"]
-            storage = torch.UntypedStorage(entry.length)  # type: ignore[no-untyped-call]  # torch's stubs lack it
-            memory: Any = torch.empty(0, dtype=torch.uint8).set_(storage).numpy()
-            found = self._read_into(entry, memoryview(memory))
-            if found != entry.crc:
-                damaged[entry.name] = (entry.crc, found)
-            storages[key] = storage
-        if damaged:
-            raise self._corrupt(describe(self.manifest, damaged))
+        into: dict[str, memoryview] = {}
+        for key, entry in entries.items():
+            if map is not None and not own[key] and entry.length:
+                pages = torch.frombuffer(map, dtype=torch.uint8, offset=entry.offset, count=entry.length)
+                storages[key] = pages.untyped_storage()
+            else:
+                storages[key] = torch.UntypedStorage(entry.length)  # type: ignore[no-untyped-call]  # torch's stubs lack it
+                memory: Any = torch.empty(0, dtype=torch.uint8).set_(storages[key]).numpy()
+                into[entry.name] = memory.data
+        self._read(list(entries.values()), into)
         return storages
 
-    def _read(self, entry: EntryInfo) -> bytes:
+    def _content(self, entry: EntryInfo) -> bytes:
         buffer = bytearray(entry.length)
-        found = self._read_into(entry, memoryview(buffer))
-        if found != entry.crc:
-            raise self._corrupt(describe(self.manifest, {entry.name: (entry.crc, found)}))
+        self._read([entry], {entry.name: memoryview(buffer)})
         return bytes(buffer)
 
-    def _read_into(self, entry: EntryInfo, target: memoryview) -> int:
-        crc = 0
-        for start in range(0, entry.length, _CHUNK):
-            piece = target[start : start + _CHUNK]
-            try:
-                self._reader.read_into(entry.offset + start, piece)
-            except StoreError as error:
-                raise self._corrupt(str(error)) from error
-            crc = zlib.crc32(piece, crc)
-        return crc
+    def _read(self, entries: Sequence[EntryInfo], into: Mapping[str, memoryview]) -> None:
+        """Read contents into memory, and check every one. What is mapped has been read too, and so can be touched."""
+        try:
+            found = read_entries(self._reader, entries, into)
+        except StoreError as error:
+            raise self._corrupt(str(error)) from error
+        damaged = {entry.name: (entry.crc, found[entry.name]) for entry in entries if found[entry.name] != entry.crc}
+        if damaged:
+            raise self._corrupt(describe(self.manifest, damaged))
 
     def _corrupt(self, why: str) -> Corrupt:
         return Corrupt(

@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from holdfast.catalog.manifest import ITEM_BYTES
-from holdfast.engine.pickling import MAX_BYTES, TYPED
+from holdfast.catalog.manifest import ITEM_BYTES, MAX_BYTES
+from holdfast.engine.pickling import TYPED
 from holdfast.engine.statetree import MAX_DEPTH, TensorRef
 
 

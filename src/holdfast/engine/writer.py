@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
+from holdfast.engine.fence import Window
 from holdfast.policy.values import Record
 
 
@@ -14,11 +15,13 @@ class Ticket:
     Args:
         names: The names that it will have.
         durable: Resolves to its record, or to what went wrong.
+        windows: What it reads in place.
     """
 
-    def __init__(self, names: tuple[str, ...], durable: Future[Record | None]) -> None:
+    def __init__(self, names: tuple[str, ...], durable: Future[Record | None], windows: Sequence[Window] = ()) -> None:
         self.names = names
         self._durable = durable
+        self._windows = windows
 
     @classmethod
     def failed(cls, names: tuple[str, ...], error: Exception) -> Ticket:
@@ -29,8 +32,13 @@ class Ticket:
 
     @property
     def staged(self) -> bool:
-        """Whether the state may change. True from the beginning: the snapshot was copied before the save began."""
-        return True
+        """Whether the state may change in any way. A step of an optimizer waits for it by itself."""
+        return all(window.read for window in self._windows)
+
+    def fence(self) -> None:
+        """Wait until the state may change; call it on the thread that changes it."""
+        for window in self._windows:
+            window.fence()
 
     @property
     def durable(self) -> bool:
@@ -39,6 +47,7 @@ class Ticket:
 
     def wait(self) -> None:
         """Return when it is over, well or not."""
+        self.fence()
         wait([self._durable])
 
     @property
@@ -48,6 +57,7 @@ class Ticket:
         Raises:
             SaveFailed: It did not become one.
         """
+        self.fence()
         return self._durable.result()
 
 
@@ -57,9 +67,9 @@ class Writer:
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="holdfast-writer")
 
-    def begin(self, names: tuple[str, ...], job: Callable[[], Record | None]) -> Ticket:
-        """Start ``job``. The caller has seen to it that none is running."""
-        return Ticket(names, self._pool.submit(job))
+    def begin(self, names: tuple[str, ...], job: Callable[[], Record | None], windows: Sequence[Window] = ()) -> Ticket:
+        """Start ``job``, which reads in place through ``windows``. The caller has seen to it that none is running."""
+        return Ticket(names, self._pool.submit(job), windows)
 
     def close(self) -> None:
         """Wait for what runs, and end the thread."""

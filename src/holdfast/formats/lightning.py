@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from holdfast.errors import ConfigError
+from holdfast.formats import loops
 from holdfast.policy.values import Progress
 
 LIGHTNING_VERSION = "2.6.6"
@@ -28,7 +29,7 @@ def arrange(parts: Mapping[str, Any], progress: Progress) -> tuple[dict[str, Any
 
     Args:
         parts: Part name to its state.
-        progress: Fills ``epoch`` and ``global_step``.
+        progress: Fills ``epoch``, ``global_step`` and ``loops``.
 
     Returns:
         The dictionary, and part name to its path in it.
@@ -40,6 +41,7 @@ def arrange(parts: Mapping[str, Any], progress: Progress) -> tuple[dict[str, Any
         "epoch": progress.epoch,
         "global_step": progress.steps,
         "pytorch-lightning_version": LIGHTNING_VERSION,
+        "loops": loops.written(progress),
     }
     places: dict[str, tuple[str | int, ...]] = {}
     for name, state in parts.items():

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from holdfast.callbacks.model_checkpoint import ModelCheckpoint
 
 
@@ -46,18 +48,31 @@ class Logger:
         """What it writes with, for what only this kind of logger can do."""
         return None
 
+    @property
+    def group_separator(self) -> str:
+        """What stands between the group of a metric and its name."""
+        return "/"
+
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Keep values of one step.
 
         Args:
             metrics: Number by name.
-            step: Optimizer steps done; by default the logger counts.
+            step: Optimizer steps done; what None means, each kind of logger says.
         """
         raise NotImplementedError
 
     def log_hyperparams(self, params: Mapping[str, Any] | Namespace) -> None:
         """Keep what the run was made with."""
         raise NotImplementedError
+
+    def log_graph(self, model: nn.Module, input_array: Any = None) -> None:
+        """Keep how the module computes, where this kind of logger can.
+
+        Args:
+            model: The module.
+            input_array: An input of it; by default its ``example_input_array``.
+        """
 
     def save(self) -> None:
         """Write what was only kept so far."""
@@ -71,4 +86,16 @@ class Logger:
         self.save()
 
     def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
-        """A checkpoint of this callback is durable."""
+        """A checkpoint of this callback is durable. Called on the main thread, once for each save."""
+
+    # A run that goes on
+
+    def go_on_in(self, version: int | str) -> None:
+        """The run goes on that had this version: take it, unless a version was given or taken already."""
+
+    def rewind(self, step: int) -> None:
+        """The same run goes on from a checkpoint: what was logged at this step and after it is not of its past.
+
+        Args:
+            step: The next one that will be logged.
+        """

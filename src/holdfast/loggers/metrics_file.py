@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from holdfast.log import logger
+from holdfast.loggers.params import number
 from holdfast.store import LocalStore
 from holdfast.store.failures import reported
 
@@ -34,9 +38,18 @@ class MetricsFile:
         heading, *rows = self._lines()
         self._columns, self.rows = heading, len(rows)
 
-    def add(self, values: Mapping[str, int | float], step: int) -> None:
-        """Keep a row, to be written by ``save``."""
-        self._pending.append({**values, _STEP: step})
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Keep a row, to be written by ``save``.
+
+        Args:
+            metrics: Number or one-element tensor by name.
+            step: The step; by default the rows are counted.
+
+        Raises:
+            ConfigError: A value is no number.
+        """
+        row = {name: number(name, value) for name, value in metrics.items()}
+        self._pending.append({**row, _STEP: self.rows if step is None else step})
         self.rows += 1
 
     def save(self) -> None:
@@ -51,6 +64,27 @@ class MetricsFile:
         else:
             self._replace(columns, added)
         self._pending.clear()
+
+    def rewind(self, step: int) -> None:
+        """Move the rows of this step and later ones, if there are any, into a file beside it."""
+        self.save()
+        heading, *rows = self._lines()
+        if _STEP not in heading:
+            return
+        at = heading.index(_STEP)
+        kept = [row for row in rows if not _reaches(row[at], step)]
+        gone = [row for row in rows if _reaches(row[at], step)]
+        if not gone:
+            return
+        aside, data = self._free_name(), _csv([heading, *kept])
+        self._store.put(aside, _csv([heading, *gone]))  # before they leave the file: nothing is lost on the way
+        self._store.put(self._name, data)
+        self._whole, self.rows = len(data), len(kept)
+        logger.info("%s: its %d rows of step %s and later are in %s now", self.path, len(gone), f"{step:,}", aside)
+
+    def _free_name(self) -> str:
+        names = (f"{Path(self._name).stem}.abandoned-{n}.csv" for n in itertools.count(1))
+        return next(name for name in names if self._store.stat(name) is None)
 
     def _bytes(self) -> bytes:
         path = Path(self.path)
@@ -77,6 +111,11 @@ class MetricsFile:
             file.truncate()
             file.write(data)
         self._whole += len(data)
+
+
+def _reaches(cell: str, step: int) -> bool:
+    """Whether a cell of the step's column, whoever wrote it, is a number from ``step`` on."""
+    return cell.lstrip("-").isdigit() and int(cell) >= step
 
 
 def _csv(rows: Sequence[Sequence[str]]) -> bytes:

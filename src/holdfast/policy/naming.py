@@ -28,20 +28,25 @@ class Names:
         self._vacated = dict(vacated)
         self._replaced = set(replaced)
         self._aliases: set[str] = set()
+        self._given: set[str] = set()
         self._own_of: dict[str, list[str]] = {}
         self._aliases_of: dict[str, list[str]] = {}
 
     def give(self, record: Record, where: Where, name: str) -> None:
-        """A name of its own: as it is where that is free, or becomes so by an eviction; else versioned."""
+        """A name of its own: as it is where that is free, becomes so by an eviction, or is to move; else versioned."""
         if name in record.names and name not in self.moves:
             return
         free = {vacant for vacant, what in self._vacated.items() if what == record.what}
-        # The version that this very step had already is had again; any other is not moved from one to the next.
-        name = name if name in free else where.versioned(name, self._taken - (free & self._replaced))
-        if name in free:
-            del self._vacated[name]
+        spoken_for = self._given | self._aliases | self._vacated.keys()
+        moves = not where.version_counter and name in self._taken and name not in spoken_for
+        if name not in free and not moves:
+            # The version that this very step had already is had again; any other is not moved from one to the next.
+            name = where.versioned(name, self._taken - (free & self._replaced))
+        if name in free or moves:
+            self._vacated.pop(name, None)
             self.moves.add(name)
         self._taken.add(name)
+        self._given.add(name)
         self._own_of.setdefault(record.id, []).append(name)
 
     def move_alias(self, record: Record, alias: str | None) -> None:

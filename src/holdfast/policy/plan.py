@@ -269,9 +269,11 @@ class _Step:
             return Plan(tallies=tallies, declined=self.declined)
         keepers = self._keepers()
         newest = max(self.after.values(), key=lambda r: r.order)
+        # Where what is new turns out not to be healthy, whoever publishes it spares those that are.
+        healthy = max(self.after.values(), key=lambda r: (r.healthy, r.order))
         evict = dict(self.superseded)
         for record in self.after.values():
-            if record.id != newest.id and not keepers[record.id] and self._may_go(record):
+            if record.id not in (newest.id, healthy.id) and not keepers[record.id] and self._may_go(record):
                 evict[record.id] = self._why_not(record)
         vacated = {name: self.before[id].what for id in evict for name in self.before[id].names}
         replaced = [name for id in self.superseded for name in self.before[id].names]

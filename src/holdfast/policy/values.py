@@ -150,6 +150,7 @@ class Record:
         pinned: Whether a user wants it kept whatever the rules say.
         run_ordinal: Place of its run among the runs of the folder.
         what: ``full``, ``weights only`` or ``trainable only``, with the patterns where there are any.
+        healthy: Whether all its trained weights are finite. One that is not ranks nowhere, and replaces none that is.
     """
 
     id: str
@@ -167,6 +168,7 @@ class Record:
     pinned: bool = False
     run_ordinal: int = 0
     what: str = "full"
+    healthy: bool = True
 
     @property
     def order(self) -> tuple[int, str, int]:

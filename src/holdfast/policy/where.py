@@ -49,6 +49,8 @@ class Where:
         equals: Put between an inserted name and its value.
         extension: Put at the end of every name.
         starting_version: The first number tried when a name is taken.
+        version_counter: Whether a name that is taken gets a version. Otherwise the newest has it, and what had it
+            before gets the version, if it stays.
 
     Raises:
         ConfigError: Something above cannot work, or could lead out of the folder. All problems are listed.
@@ -61,6 +63,7 @@ class Where:
     equals: str = "="
     extension: str = ".ckpt"
     starting_version: int = 1
+    version_counter: bool = True
 
     def __post_init__(self) -> None:
         problems = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from holdfast.errors import ConfigError
@@ -26,24 +26,42 @@ _HIGHER_IS_BETTER = re.compile(
 
 @dataclass(frozen=True)
 class Best:
-    """Keeps the ``k`` best by one score. NaN and missing never rank; of equal scores the older is first."""
+    """Keeps the ``k`` best by one score. NaN, missing and sick never rank; of equal scores the older is first.
+
+    Args:
+        k: How many.
+        metric: The score's name.
+        mode: Whether less or more is better.
+        elsewhere: Scores of older checkpoints that no record tells of, and that take places in the ranking.
+    """
 
     k: int
     metric: str
     mode: Mode
+    elsewhere: tuple[float, ...] = ()
 
     def ranked(self, ordered: Sequence[Record]) -> list[Record]:
         """Those that rank, the best first. ``ordered`` is oldest first."""
-        scored = [r for r in ordered if not math.isnan(r.scores.get(self.metric, math.nan))]
+        healthy = [r for r in ordered if r.healthy]
+        scored = [r for r in healthy if not math.isnan(r.scores.get(self.metric, math.nan))]
         # A stable sort, reversed or not, leaves equals in their order: the older one stays first.
         return sorted(scored, key=lambda r: r.scores[self.metric], reverse=self.mode == "max")
 
     def keep(self, ordered: Sequence[Record]) -> dict[str, str]:
         """The ``k`` first, each with its rank and score."""
+        placed = [
+            (place + self._before(record.scores[self.metric]), record)
+            for place, record in enumerate(self.ranked(ordered)[: self.k], start=1)
+        ]
         return {
             record.id: f"{self._rank(place)}: {_number(record.scores[self.metric])}"
-            for place, record in enumerate(self.ranked(ordered)[: self.k], start=1)
+            for place, record in placed
+            if place <= self.k
         }
+
+    def _before(self, score: float) -> int:
+        """How many of those elsewhere come before one of this score."""
+        return sum(other >= score if self.mode == "max" else other <= score for other in self.elsewhere)
 
     def _rank(self, place: int) -> str:
         return str(self) if self.k == 1 else f"{_ordinal(place)} of {self}"
@@ -164,7 +182,10 @@ class Which:
 
     def to_json(self) -> list[dict[str, Any]]:
         """The rules as plain values, such as ``{"rule": "last", "k": 2}``, in their order."""
-        return [{"rule": _KINDS[type(rule)], **asdict(rule)} for rule in self.rules]
+        return [
+            {"rule": _KINDS[type(rule)], **{k: v for k, v in asdict(rule).items() if k != "elsewhere" or v}}
+            for rule in self.rules
+        ]
 
     @classmethod
     def from_json(cls, data: Sequence[object]) -> Which:
@@ -186,7 +207,8 @@ class Which:
 
         Returns:
             The first in the ranking of its first rule that needs a score. Where it has no such rule, or no
-            record has that score: the newest that it keeps. None if it keeps nothing.
+            record has that score: the newest healthy one that it keeps. None if it keeps nothing that can be
+            called the best.
         """
         ordered = _oldest_first(records)
         ranking = next((rule for rule in self.rules if isinstance(rule, Best)), None)
@@ -194,13 +216,20 @@ class Which:
         if ranked:
             return ranked[0]
         kept = self.keep(ordered)
-        return next((record for record in reversed(ordered) if record.id in kept), None)
+        newest = [record for record in reversed(ordered) if record.id in kept and (record.healthy or not ranking)]
+        return max(newest, key=lambda record: record.healthy, default=None)
+
+
+def more_is_better(metric: str) -> bool:
+    """Whether the name of a metric says that more of it is better."""
+    return _HIGHER_IS_BETTER.search(metric) is not None
 
 
 def best(k: int, metric: str, mode: Mode | None = None) -> Which:
     """Keep the ``k`` best by ``metric``.
 
-    NaN and missing scores never rank, infinities do; of two equal scores the older is kept.
+    NaN and missing scores never rank, infinities do; of two equal scores the older is kept. A checkpoint whose weights
+    are not all finite never ranks, whatever its score.
 
     Args:
         k: How many, at least 1.
@@ -269,13 +298,21 @@ def _from_json(data: object) -> Which:
         raise ConfigError(f"{data!r:.200} is no rule that this version of Holdfast knows.")
     kind, make = _MAKERS[name]
     arguments = {key: value for key, value in data.items() if key != "rule"}
-    wanted = {field.name for field in fields(kind)}
-    if set(arguments) != wanted:
+    elsewhere = arguments.pop("elsewhere", ()) if name == "best" else ()
+    wanted = {field.name for field in fields(kind)} - {"elsewhere"}
+    if set(arguments) != wanted or not isinstance(elsewhere, (list, tuple)) or not all(map(_is_score, elsewhere)):
         # A later version's rule with one argument more is another rule: guessing could let the wrong ones go.
         raise ConfigError(f"{data!r:.200}: the rule {name!r} has the arguments {sorted(wanted)}.")
     if name == "best" and arguments["mode"] is None:
         raise ConfigError(f"{data!r:.200}: mode is 'min' or 'max'.")
-    return make(**arguments)
+    made = make(**arguments)
+    if not elsewhere:
+        return made
+    return Which(tuple(replace(rule, elsewhere=tuple(elsewhere)) for rule in made.rules if isinstance(rule, Best)))
+
+
+def _is_score(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _oldest_first(records: Sequence[Record]) -> list[Record]:

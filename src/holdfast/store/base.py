@@ -71,6 +71,14 @@ class Reader(AbstractContextManager["Reader"], Protocol):
         """``length`` bytes from ``offset``; fails as ``read_into`` does."""
         ...
 
+    def mapped(self) -> Buffer | None:
+        """All of it as memory that is read when it is touched, and outlives the reader; None where it cannot be had.
+
+        It is writable and private: what is written to it stays there. Bytes that cannot be read when they are touched
+        end the process, so read them with ``read_into`` before.
+        """
+        ...
+
 
 class Sink(Protocol):
     """An object being written, invisible to ``list``'s callers as a checkpoint until it is published.
@@ -81,7 +89,11 @@ class Sink(Protocol):
     temporary: str
 
     def write_at(self, offset: int, data: Buffer) -> None:
-        """Write all of ``data`` (contiguous) at ``offset``."""
+        """Write all of ``data`` (contiguous) at ``offset``.
+
+        Fastest where it is writable memory and memory, offset and length are multiples of ``mmap.PAGESIZE``: a
+        store may then hand it to the disk as it is.
+        """
         ...
 
     def sync(self) -> None:

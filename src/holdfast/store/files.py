@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import mmap
 import os
 import stat
 from contextlib import suppress
@@ -17,6 +18,8 @@ WRITABLE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 # What file systems without an operation answer to it: SMB, exFAT, and what is mounted through FUSE.
 UNSUPPORTED = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS})
 NO_LINK = UNSUPPORTED | {errno.EMLINK, errno.EXDEV}
+# The last where memory is promised only as far as there is some.
+NO_MAP = UNSUPPORTED | {errno.ENODEV, errno.EACCES, errno.ENOMEM}
 # What a name answers that is not there: missing, below a file, or a link that leads nowhere.
 ABSENT = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 
@@ -131,6 +134,18 @@ def read(fd: int, offset: int, target: memoryview) -> None:
             raise OSError(errno.ENODATA, f"it ends at byte {at}, wanted {offset} to {end}")
         at += count
         rest = rest[count:]
+
+
+def private_map(fd: int, size: int) -> mmap.mmap | None:
+    """The first ``size`` bytes as memory whose changes reach no file; None where the system gives none."""
+    if size == 0:
+        return None
+    try:
+        return mmap.mmap(fd, size, access=mmap.ACCESS_COPY)
+    except OSError as error:
+        if error.errno not in NO_MAP:
+            raise
+        return None
 
 
 def append(fd: int, data: bytes) -> None:

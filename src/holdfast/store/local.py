@@ -12,11 +12,13 @@ from contextlib import contextmanager, suppress
 
 from typing_extensions import Buffer, Self
 
-from holdfast.store import files, flock
+from holdfast.store import direct, files, flock
 from holdfast.store.base import LINKER, PROBE, Entry, Lock, Traits, temporary_name
 from holdfast.store.failures import acceptable, checked_line, checked_name, checked_range, reported
 
 _COPY_CHUNK = 8 << 20
+_DIRECT_BYTES = 1 << 20
+"""From this size on, an object is written past the page cache: less is not worth a second descriptor."""
 
 
 class LocalStore:
@@ -207,6 +209,11 @@ class LocalReader:
             files.read(self._fd, offset, memoryview(target))
         return bytes(target)
 
+    def mapped(self) -> Buffer | None:
+        """All of it as private, writable memory; None where it is empty or its file system maps nothing."""
+        with reported("map", self._path):
+            return files.private_map(self._fd, self.bytes)
+
 
 class LocalSink:
     """A file being written under its temporary name.
@@ -224,6 +231,7 @@ class LocalSink:
         self._target = os.path.join(root, name)
         self._path = os.path.join(root, self.temporary)
         self._closed = False  # to writing
+        self._direct: int | None = None  # the same file, open for writes that pass the page cache
         self._entry: Entry | None = None  # known once all bytes are on the disk
         with reported("create", self._target):
             files.make_folder(os.path.dirname(self._path))
@@ -231,13 +239,20 @@ class LocalSink:
             self._file = os.fstat(self._fd)
             with self.discarded_on_error():
                 files.reserve(self._fd, size)
+                if size >= _DIRECT_BYTES:
+                    self._direct = direct.open_again(self._path, self._file)
 
     def write_at(self, offset: int, data: Buffer) -> None:
-        """Write all of ``data`` (contiguous) at ``offset``."""
+        """Write all of ``data`` (contiguous) at ``offset``: past the page cache, as far as it is aligned."""
+        view = memoryview(data)
         with reported("write", self._target):
             if self._closed:
                 raise OSError(errno.EBADF, "it was published or discarded")
-            files.write(self._fd, offset, data)
+            if view.nbytes == 0:
+                return  # an empty view cannot be cast
+            rest = view.cast("B")
+            done = 0 if self._direct is None else direct.write(self._direct, offset, rest)
+            files.write(self._fd, offset + done, rest[done:])
 
     def sync(self) -> None:
         """Make all that was written durable and read-only, under the temporary name still."""
@@ -310,9 +325,14 @@ class LocalSink:
 
     def _release(self) -> None:
         self._closed = True
+        second, self._direct = self._direct, None
         fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+        try:
+            if second is not None:
+                os.close(second)
+        finally:
+            if fd >= 0:
+                os.close(fd)
 
 
 def _scan(root: str, prefix: str) -> tuple[list[Entry], list[str]]:

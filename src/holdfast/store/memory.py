@@ -192,6 +192,9 @@ class MemoryReader:
                 raise OSError(errno.EBADF, "it was closed")
             return bytes(self._kept.data[offset : offset + length])
 
+    def mapped(self) -> None:
+        """Nothing: what is in memory is read by copying it."""
+
 
 class MemorySink:
     """An object being written under its temporary name.

@@ -83,6 +83,7 @@ class TrainingStrategy(Strategy, Protocol):
         world: Which of how many processes this is.
         device: Where this rank computes.
         precision: The kind of numbers, and the scaler, whose state is saved.
+        spread: Whether no rank holds the whole state, so that it takes all of them to save it.
         infers: Whether an evaluation may run in torch's inference mode.
         stepping: Whether an optimizer's step is under way, or an error broke one off: the weights are no state then.
     """
@@ -90,6 +91,7 @@ class TrainingStrategy(Strategy, Protocol):
     world: World
     device: torch.device
     precision: Precision
+    spread: bool
     infers: bool
     stepping: bool
 

@@ -63,7 +63,7 @@ class Sharded(Distributed):
         super().__init__(devices, precision, launcher, world, **shared)
         self._policy, self._reshard = policy, reshard_after_forward
         # What is gathered in inference mode could not be used for training afterwards.
-        self.infers = False
+        self.spread, self.infers = True, False
         self._mesh: DeviceMesh | None = None
         self._call: Callable[..., Any] | None = None
 

@@ -17,12 +17,16 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 from holdfast.errors import ConfigError, RankError
+from holdfast.state.signals import exit_code
 from holdfast.strategies.world import CHILD, World, world_of
 
 T = TypeVar("T")
 
 GRACE = 30.0
 """Seconds that the other ranks have, once one has failed, to leave a rescue and end by themselves."""
+
+
+_STOPPED = (exit_code(signal.SIGTERM), exit_code(signal.SIGINT))
 
 
 class Launcher(Protocol):
@@ -169,7 +173,7 @@ class Forked:
             ConfigError: What the ranks need cannot be pickled, or a GPU was touched before a fork.
         """
         import torch
-        from torch.multiprocessing.spawn import start_processes
+        from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
         if self._method == "fork" and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch's stubs lack it
             raise ConfigError(
@@ -182,8 +186,13 @@ class Forked:
             context = start_processes(  # type: ignore[no-untyped-call]  # torch's stubs lack it
                 _rank, arguments, self._local_size, join=False, start_method=self._method
             )
-            while not context.join(grace_period=GRACE):
-                pass
+            try:
+                while not context.join(grace_period=GRACE):
+                    pass
+            except ProcessExitedException as error:
+                if error.exit_code in _STOPPED:  # all ranks have answered a signal
+                    raise SystemExit(error.exit_code) from None
+                raise
             result, brought = torch.load(home, weights_only=False)  # our own child wrote it, a moment ago
         take(brought)
         return result  # type: ignore[no-any-return]

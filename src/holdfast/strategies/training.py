@@ -33,7 +33,7 @@ class SingleDevice(Single):
         self.device = device
         self.precision = precision
         self.stepping = False
-        self.infers = True
+        self.spread, self.infers = False, True
 
     def launch(self, run: Callable[[], T], *, carry: Callable[[], Any], take: Callable[[Any], None]) -> T:
         """The result of ``run``: this process is the only rank, and nothing needs to come home."""

@@ -74,6 +74,21 @@ def converted(parameter: InitParameter, value: Any) -> Any:
         return value  # a default does not say that every value is of its type
 
 
+def names_type(parameter: InitParameter, full_name: str) -> bool:
+    """Whether the annotation of the parameter, or its default, names the Enum or dataclass of that full name."""
+    return full_name in {f"{kind.__module__}.{kind.__qualname__}" for kind in _kinds(parameter.hint)} or (
+        parameter.default_type is not None
+        and full_name == f"{parameter.default_type.__module__}.{parameter.default_type.__qualname__}"
+    )
+
+
+def _kinds(hint: Any) -> list[type]:
+    """The Enums and dataclasses in an annotation."""
+    if isinstance(hint, type) and (issubclass(hint, Enum) or dataclasses.is_dataclass(hint)):
+        return [hint]
+    return [kind for argument in typing.get_args(hint) for kind in _kinds(argument)]
+
+
 def _described(parameter: inspect.Parameter, namespace: dict[str, Any]) -> InitParameter:
     default = parameter.default
     return InitParameter(

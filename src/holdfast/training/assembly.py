@@ -214,13 +214,12 @@ class Assembly(Facts):
         return bool(self.hooks.of_module(name) or self.hooks.of_callbacks(name, users))
 
     def _default_folder(self, root: Path) -> Path:
-        return default_folder(self.loggers, root)
+        return self._home or default_folder(self.loggers, root, instead=self.weights_save_path)
 
-    def _near(self) -> list[Path]:
-        """Where ``"last"`` is looked for: where callbacks save, and below the root for those that nobody placed."""
-        placed = [Path(c.dirpath) for c in self.checkpoint_callbacks if c.dirpath]
-        unplaced = len(placed) < len(self.checkpoint_callbacks) or not placed
-        return list(dict.fromkeys([*placed, *([Path(self.default_root_dir)] if unplaced else [])]))
+    def _roots(self) -> list[str]:
+        """Where runs are looked for that nobody placed, and in the folders below."""
+        own = [one.root_dir for one in self.loggers if getattr(one, "root_dir", None)]
+        return [self.default_root_dir, *filter(None, [self.weights_save_path]), *own]
 
     def _log(self, values: dict[str, torch.Tensor]) -> None:
         """Hand values to the loggers; only here are they read."""

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+from holdfast.engine import containers
 from holdfast.errors import ConfigError, Incompatible
+from holdfast.formats.everyday import Unknown
 from holdfast.log import logger
-from holdfast.training.annotations import InitParameter, init_parameters
-from holdfast.training.hparams import NAMESPACE, AttributeDict, exact
+from holdfast.training.annotations import InitParameter, init_parameters, names_type
+from holdfast.training.hparams import NAMESPACE, OMEGACONF, AttributeDict, exact
 
 T = TypeVar("T")
 
-_NAMES_OF_CODE = ("_instantiator", "_class_path")
+_INSTANTIATOR, _CLASS_PATH = "_instantiator", "_class_path"
 """Keys by which other programs' files name code to import; they are no hyperparameters."""
+
+_TRUSTED = ("lightning.pytorch.cli.instantiate_module", "pytorch_lightning.cli.instantiate_module")
+"""What Lightning's command line writes as ``_instantiator``. It is not called: the class itself is."""
+
+_CONTAINERS = (OMEGACONF, "omegaconf.dictconfig.DictConfig")
 
 
 def build(
@@ -27,6 +35,7 @@ def build(
     argument: str | None = None,
     argument_type: str | None = None,
     withheld: Sequence[str] = (),
+    named: Mapping[str, Unknown] | None = None,
     alone: bool = False,
 ) -> T:
     """Call ``cls`` with stored hyperparameters; those given win. Stored ones that it does not take are left out.
@@ -37,17 +46,22 @@ def build(
         given: Arguments from the caller.
         checkpoint: Its name, for an error.
         argument: The one argument that takes all of them, where they were saved so; ``"kwargs"`` for none.
-        argument_type: What that one was: ``"argparse.Namespace"``, or None for a dictionary.
+        argument_type: What that one was: ``"argparse.Namespace"``, OmegaConf's, or None for a dictionary.
         withheld: Dotted names of hyperparameters that the file holds and that were not read.
+        named: Those among them that are a plain value of a class that the file names: made where the class being built
+            names the same.
         alone: Whether they may all be one argument that nobody has named: the only required one is then taken.
 
     Raises:
         Incompatible: A required argument has no value; or the class names a type that a value does not fit.
+        ConfigError: The file names something to build it with, which is not called.
     """
+    values = _mapping(stored, checkpoint)
+    cls = _named_class(cls, values.pop(_INSTANTIATOR, None), values.pop(_CLASS_PATH, None), checkpoint)
     own, takes_all = _signature(cls)
-    values = {name: value for name, value in _mapping(stored, checkpoint).items() if name not in _NAMES_OF_CODE}
-    for name in withheld:
-        values.pop(name, None)
+    known = {name: u.plain for name, u in (named or {}).items() if name in own and names_type(own[name], u.name)}
+    withheld = [name for name in withheld if name not in known]
+    values = {name: value for name, value in {**values, **known}.items() if name not in withheld}
     if alone:
         required = [p.name for p in own.values() if p.required and p.name not in given]
         argument = required[0] if len(required) == 1 and required[0] not in values else None
@@ -64,11 +78,38 @@ def build(
     return cls(*positional, **arguments)
 
 
+def _named_class(cls: type[T], instantiator: Any, path: Any, checkpoint: str) -> type[T]:
+    """The class that a file of Lightning's command line means: a subclass that is there already, or ``cls`` itself.
+
+    It is looked up among what is imported, and nothing is imported for it.
+    """
+    if instantiator is None:
+        return cls
+    if instantiator not in _TRUSTED:
+        raise ConfigError(
+            f"checkpoint '{checkpoint}' names {instantiator!r:.200} as what builds the {cls.__name__}, which is "
+            f"none of {', '.join(_TRUSTED)}.",
+            remedy="It was not called. Do not trust the file; or give its hyperparameters by hparams_file=....",
+        )
+    if path is None:
+        return cls
+    module, _, name = path.rpartition(".") if isinstance(path, str) else ("", "", "")
+    found = vars(sys.modules[module]).get(name) if module in sys.modules else None
+    if not (isinstance(found, type) and issubclass(found, cls)):
+        raise ConfigError(
+            f"checkpoint '{checkpoint}' is of the class {path!r:.200}: no subclass of {cls.__name__} that is imported.",
+            remedy="If you trust the file, import the module that defines the class first.",
+        )
+    return found
+
+
 def _one(values: dict[str, Any], cls: type, argument: str, argument_type: str | None, checkpoint: str) -> Any:
     """All hyperparameters as one argument: as the class says, or as it was, or as what can be read either way."""
     made = _exact(cls, {argument: values}, checkpoint)[argument]
     if type(made) is not dict:
         return made
+    if argument_type in _CONTAINERS and (container := containers.container(made)) is not None:
+        return container
     return Namespace(**made) if argument_type == NAMESPACE else AttributeDict(made)
 
 

@@ -118,6 +118,7 @@ def dump(parts: Parts, what: What) -> Dump:
 def _loops(parts: Parts) -> dict[str, Any]:
     """Where the run stands, for readers of this family: never read back by us."""
     loop, progress = parts.loop, parts.progress
+    place = loop.get("data") or {}
     return loops.written(
         progress,
         automatic=bool(parts.module.automatic_optimization),
@@ -125,6 +126,7 @@ def _loops(parts: Parts) -> dict[str, Any]:
         validated=progress.batches > 0 and loop.get("validated_at") == progress.batches,
         window=bool(loop.get("window")),
         stepped=loop.get("stepped"),
+        loader=None if place.get("over", True) or place.get("kind") != "kept" else place.get("state"),
     )
 
 

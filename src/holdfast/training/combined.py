@@ -3,36 +3,100 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from torch.utils.data import DataLoader
 
 from holdfast.errors import ConfigError
+from holdfast.state.feeds import Feed, passing, say
+from holdfast.state.loaders import feed
 
 
 class Combined:
     """Loaders read side by side until the longest is done; shorter ones begin again.
+
+    It knows its place in them, as a ``Feed`` does: of each the pass that it is in, and the batch at which that began.
 
     Args:
         loaders: By name; each has a length.
         shape: Makes the batch from one batch of each, by name.
     """
 
+    kind = "combined"
+
     def __init__(self, loaders: Mapping[Any, Any], shape: Callable[[dict[Any, Any]], Any]) -> None:
         self.loaders, self._shape = dict(loaders), shape
+        self._feeds: dict[Any, Feed] = {name: feed(loader) for name, loader in self.loaders.items()}
+        self._began = dict.fromkeys(self.loaders, 0)
+        self._saved: Mapping[str, Any] | None = None
 
     def __len__(self) -> int:
         return max(len(loader) for loader in self.loaders.values())
 
     def __iter__(self) -> Iterator[Any]:
-        sources = {name: iter(loader) for name, loader in self.loaders.items()}
-        for _ in range(len(self)):
+        return self.begin()
+
+    def begin(self, stop: int | None = None, *, ahead: bool = False) -> Iterator[Any]:
+        """See ``Feed``."""
+        saved, self._saved = self._saved, None
+        first, own = 0, saved is not None and saved["kind"] == self.kind
+        if own:
+            assert saved is not None, "it has a kind"
+            first = saved["done"]
+        else:
+            self._began = dict.fromkeys(self.loaders, 0)
+        sources = {name: one.begin() for name, one in self._feeds.items()}
+        batches = islice(self._side_by_side(sources, first), None if stop is None else max(0, stop - first))
+        return batches if own or saved is None else passing(batches, saved["done"])
+
+    def state_dict(self, done: int, *, over: bool) -> dict[str, Any]:
+        """See ``Feed``."""
+        if self._saved is not None:
+            return dict(self._saved)
+        each = [
+            {"began": began, "place": self._feeds[name].state_dict(done - began, over=over)}
+            for name, began in self._began.items()
+        ]
+        return {"kind": self.kind, "over": over, "done": done, "each": each}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See ``Feed``."""
+        self._saved = None if state.get("over", True) else state
+        if self._fits(state):
+            for name, one in zip(self._feeds, state["each"], strict=True):
+                self._feeds[name].load_state_dict(one["place"])
+                self._began[name] = one["began"]
+        else:
+            say(self.inexact(state))
+
+    def inexact(self, state: Mapping[str, Any]) -> list[str]:
+        """See ``Feed``."""
+        if self._fits(state):
+            return [
+                sentence
+                for one, saved in zip(self._feeds.values(), state["each"], strict=True)
+                for sentence in one.inexact(saved["place"])
+            ]
+        if state.get("over", True):
+            return []
+        return [
+            f"the checkpoint does not hold the places of {len(self.loaders)} loaders read side by side: the first "
+            f"{state['done']:,} batches are read and thrown away"
+        ]
+
+    def _fits(self, state: Mapping[str, Any]) -> bool:
+        return state.get("kind") == self.kind and len(state["each"]) == len(self.loaders)
+
+    def _side_by_side(self, sources: dict[Any, Iterator[Any]], first: int) -> Iterator[Any]:
+        for number in range(first, len(self)):
             batch = {}
-            for name, loader in self.loaders.items():
+            for name in self.loaders:
                 try:
                     batch[name] = next(sources[name])
                 except StopIteration:
-                    sources[name] = iter(loader)
+                    self._began[name] = number
+                    sources[name] = self._feeds[name].begin()
                     batch[name] = next(sources[name])
             yield self._shape(batch)
 

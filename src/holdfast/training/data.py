@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast.errors import ConfigError
-from holdfast.training.combined import combined
+from holdfast.state.feeds import Feed
+from holdfast.state.loaders import feed, tell_epoch
+from holdfast.state.samplers import sampler_of, with_sampler
+from holdfast.training.combined import Combined, combined
 from holdfast.training.hooks import overrides
 
 
 @dataclass(frozen=True)
 class Batches:
-    """One loader with its limit.
+    """One loader with its limit, and what knows the place in it.
 
     Args:
         loader: Anything that can be iterated.
@@ -24,17 +26,24 @@ class Batches:
 
     loader: Iterable[Any]
     size: int | None
+    feed: Feed = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        own = self.loader if isinstance(self.loader, Combined) else feed(self.loader)
+        object.__setattr__(self, "feed", own)
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell a sampler that shuffles by epoch which one it is."""
-        for sampler in (getattr(self.loader, "sampler", None), getattr(self.loader, "batch_sampler", None)):
-            tell = getattr(sampler, "set_epoch", None)
-            if callable(tell):
-                tell(epoch)
+        """Tell samplers that shuffle by epoch which one it is."""
+        for loader in self.loader.loaders.values() if isinstance(self.loader, Combined) else (self.loader,):
+            tell_epoch(loader, epoch)
 
-    def iterate(self, skip: int = 0) -> Iterator[Any]:
-        """The batches of one epoch, without the first ``skip``."""
-        return islice(iter(self.loader), skip, self.size)
+    def iterate(self, *, ahead: bool = False) -> Iterator[Any]:
+        """The batches of one epoch; those that are not done yet, of one that a loaded state stands in.
+
+        Args:
+            ahead: Whether a batch is asked for before the one that came last is used.
+        """
+        return iter(()) if self.size == 0 else self.feed.begin(self.size, ahead=ahead)
 
 
 class Transfer:
@@ -169,19 +178,10 @@ def _takes(signature: inspect.Signature, count: int) -> bool:
 
 def in_sequence(loader: Any) -> Any:
     """A torch loader without its shuffling, for ``overfit_batches``: the same batches come in every epoch."""
-    from torch.utils.data import DataLoader, RandomSampler
+    from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
-    if not isinstance(loader, DataLoader) or not isinstance(loader.sampler, RandomSampler):
+    shuffles = isinstance(loader, DataLoader) and type(sampler_of(loader)).__name__ == "RandomSampler"
+    # torchdata's loaders shuffle by a RandomSampler of their own. A batch sampler of the user's is left to itself.
+    if not shuffles or not isinstance(loader.batch_sampler, BatchSampler | None):
         return loader
-    return DataLoader(
-        loader.dataset,
-        batch_size=loader.batch_size,
-        shuffle=False,
-        num_workers=loader.num_workers,
-        collate_fn=loader.collate_fn,
-        pin_memory=loader.pin_memory,
-        drop_last=loader.drop_last,
-        timeout=loader.timeout,
-        worker_init_fn=loader.worker_init_fn,
-        generator=loader.generator,
-    )
+    return with_sampler(loader, SequentialSampler(loader.dataset))

@@ -3,30 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
-
-import torch
 
 from holdfast.callbacks.callback import Callback
 from holdfast.callbacks.model_checkpoint import ModelCheckpoint
 from holdfast.errors import ConfigError
 from holdfast.training.evaluate import Evaluation
-
-
-def device_of(accelerator: str, devices: int | str | Sequence[int]) -> torch.device:
-    """The device; raises ``ConfigError`` for one that is not there."""
-    problems = []
-    if accelerator not in ("auto", "cpu", "gpu", "cuda"):
-        problems.append(f"accelerator is 'auto', 'cpu' or 'gpu', not {accelerator!r}")
-    if devices not in ("auto", 1, "1", -1, [0], (0,)) or devices is True:
-        problems.append(f"devices={devices!r}: this version trains on one device, leave devices= out")
-    if problems:
-        raise ConfigError("; ".join(problems))
-    if accelerator == "cpu" or not torch.cuda.is_available():
-        if accelerator in ("gpu", "cuda"):
-            raise ConfigError("accelerator='gpu' was asked for, and torch sees none.")
-        return torch.device("cpu")
-    return torch.device("cuda", 0)
 
 
 def sizes_of(evaluation: Evaluation) -> list[float]:
@@ -35,18 +18,62 @@ def sizes_of(evaluation: Evaluation) -> list[float]:
 
 
 def loggers_of(given: Any, root: str, fast: bool) -> list[Any]:
-    """The loggers: by default a CSV file in the root."""
-    if given is False or fast:
+    """The loggers: by default TensorBoard's in the root where it is installed, else a CSV file there."""
+    if given is False:
         return []
-    if given is None or given is True:
-        from holdfast.loggers.csv_logs import CSVLogger
+    if fast:
+        from holdfast.loggers.dummy import DummyLogger
 
-        return [CSVLogger(root)]
-    loggers = list(given) if isinstance(given, (list, tuple)) else [given]
+        return [DummyLogger()]  # what a module does with its logger is tried too
+    if given is None or given is True:
+        return [_default_logger(root)]
+    several = isinstance(given, Iterable) and not isinstance(given, str) and not hasattr(given, "log_metrics")
+    loggers = list(given) if several else [given]
     wrong = [type(one).__name__ for one in loggers if not callable(getattr(one, "log_metrics", None))]
     if wrong:
         raise ConfigError(f"logger= takes True, False or Loggers, not {', '.join(wrong)}.")
     return loggers
+
+
+def _default_logger(root: str) -> Any:
+    from holdfast.loggers.params import installed
+
+    if installed("tensorboard"):
+        from holdfast.loggers.tensorboard import TensorBoardLogger
+
+        return TensorBoardLogger(root)
+    from holdfast.loggers.csv_logs import CSVLogger
+
+    return CSVLogger(root)
+
+
+def version_of(logger: Any) -> int | str | None:
+    """The version of a logger, which begins for that where it knows no version before."""
+    if logger.version is None:
+        _ = logger.experiment
+    version: int | str | None = logger.version
+    return version
+
+
+def default_folder(loggers: Sequence[Any], root: Path, *, instead: str | None = None) -> Path:
+    """Where checkpoints go that nobody placed: beside what the first logger keeps of this run, else in the root.
+
+    Args:
+        loggers: All of them.
+        root: The trainer's.
+        instead: Another root, for checkpoints alone: the old ``weights_save_path``.
+    """
+    root = root if instead is None else Path(instead)
+    if not loggers:
+        return root / "checkpoints"
+    first = loggers[0]
+    name, version = first.name, version_of(first)
+    if version is None or version == "":
+        return root / "checkpoints"
+    folder = version if isinstance(version, str) else f"version_{version}"
+    own = None if instead is not None else getattr(first, "root_dir", None)
+    home = own or Path((None if instead is not None else first.save_dir) or root) / str(name or "")
+    return Path(home) / folder / "checkpoints"
 
 
 def default_callbacks(given: Sequence[Callback], bar: bool | None, summary: bool | None) -> list[Callback]:

@@ -6,6 +6,7 @@ import math
 import os
 import signal
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdfast.callbacks.callback import Callback
@@ -71,6 +72,9 @@ class Facts(Settings):
     lr_scheduler_configs: list[SchedulerConfig]
     default_root_dir: str
     ckpt_path: str | os.PathLike[str] | None
+    resume_from_checkpoint: str | os.PathLike[str] | None = None  # the older spellings of two of its arguments
+    weights_save_path: str | None = None
+    _home: Path | None = None
     loop: FitLoop | None
     _brought: Brought | None
     saving: Saving | None
@@ -142,7 +146,8 @@ class Facts(Settings):
     @property
     def log_dir(self) -> str:
         """Where logs go."""
-        return (self.logger.log_dir if self.logger is not None else None) or self.default_root_dir
+        kept = None if self.logger is None else self.logger.log_dir or self.logger.save_dir
+        return kept or self.default_root_dir
 
     @property
     def max_epochs(self) -> int | None:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from holdfast.callbacks.callback import Callback
+from holdfast.callbacks.older import BEFORE_TRAINING, adapted
 
 Call = Callable[..., Any]
 
@@ -42,13 +43,16 @@ class Hooks:
     def of(self, name: str) -> tuple[Call, ...]:
         """Those who override the hook ``name``, callbacks first, then the module."""
         if name not in self._found:
-            self._found[name] = (*self.of_callbacks(name, self._callbacks), *self.of_module(name))
+            names = (name, *BEFORE_TRAINING) if name == "on_fit_start" else (name,)
+            self._found[name] = tuple(
+                call for one in names for call in (*self.of_callbacks(one, self._callbacks), *self.of_module(one))
+            )
         return self._found[name]
 
     def of_callbacks(self, name: str, callbacks: Sequence[Callback]) -> tuple[Call, ...]:
         """Those of ``callbacks`` who override ``name``, bound to trainer and module."""
         return tuple(
-            partial(getattr(callback, name), self._trainer, self._module)
+            adapted(callback, name, partial(getattr(callback, name), self._trainer, self._module))
             for callback in callbacks
             if overrides(callback, name, Callback)
         )

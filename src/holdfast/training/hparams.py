@@ -21,11 +21,16 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from holdfast.engine import containers
 from holdfast.errors import ConfigError
 from holdfast.training.annotations import converted, init_parameters, is_dataclass_instance
 
 NAMESPACE = "argparse.Namespace"
 """What a checkpoint says of hyperparameters that were one ``Namespace`` argument."""
+
+
+OMEGACONF = "omegaconf.DictConfig"
+"""What it says of those that were one OmegaConf argument."""
 
 
 class AttributeDict(dict[str, Any]):
@@ -88,8 +93,8 @@ class HyperparametersMixin:
         checkpoints, where its weights are already; a warning says to ignore it.
 
         Args:
-            args: Names of the arguments to remember, all by default; or one dict, ``Namespace`` or dataclass, whose
-                items or fields are the hyperparameters.
+            args: Names of the arguments to remember, all by default; or one dict, ``Namespace``, dataclass or OmegaConf
+                container, whose items or fields are the hyperparameters.
             ignore: Names to leave out.
             frame: Where to begin to look for ``__init__``; the caller by default.
             logger: Whether loggers get them.
@@ -105,7 +110,7 @@ class HyperparametersMixin:
         if given:
             values = _items(given[0], alone=len(args) == 1)
             self._hparams_name = next((name for name, v in arguments.items() if v is given[0]), None)
-            self._hparams_type = NAMESPACE if isinstance(given[0], Namespace) else None
+            self._hparams_type = _kind(given[0])
         else:
             values = _selected(arguments, args, ignored, self, running)
             self._hparams_name = "kwargs" if values else None
@@ -232,11 +237,20 @@ def _selected(
     return {name: arguments[name] for name in names} if names else arguments
 
 
+def _kind(given: Any) -> str | None:
+    """What a checkpoint says of the one object that held all hyperparameters."""
+    if isinstance(given, Namespace):
+        return NAMESPACE
+    return OMEGACONF if containers.is_container(given) else None
+
+
 def _items(given: Any, *, alone: bool) -> dict[str, Any]:
     if not alone:
         raise ConfigError("save_hyperparameters() takes names of arguments, or one object, not a mixture.")
     if isinstance(given, Namespace):
         return dict(vars(given))
+    if containers.is_container(given):
+        return containers.items(given)
     if isinstance(given, Mapping):
         return dict(given)
     if is_dataclass_instance(given):

@@ -6,9 +6,8 @@ Imports and calls nothing that a file names: the caller gives the class.
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -19,11 +18,16 @@ from holdfast.catalog.folder import Folder
 from holdfast.catalog.ledger import LEDGER
 from holdfast.catalog.manifest import Manifest
 from holdfast.engine.reader import CheckpointFile
-from holdfast.errors import ConfigError, Corrupt, Foreign, Incompatible, NotFound
+from holdfast.engine.statetree import dotted
+from holdfast.errors import Corrupt, Foreign, Incompatible
+from holdfast.formats import foreign, migrations
+from holdfast.formats.everyday import Unknown
+from holdfast.log import logger
 from holdfast.store import LocalStore
 from holdfast.training.building import build
 from holdfast.training.hparams import HyperparametersMixin
 from holdfast.training.hparams_file import read_hparams
+from holdfast.training.opening import Readable, Source, readable
 from holdfast.training.placement import MapLocation, Placement, placement
 from holdfast.training.weights import load_weights
 
@@ -40,17 +44,19 @@ class Read:
         manifest: What our own files say of themselves; None for a foreign one.
         withheld: Dotted paths of values that are in the file and that a safe load does not give: there is None in
             their place.
+        named: Path of keys to those among them that are a plain value of a class that the file names.
     """
 
     path: str
     state: dict[str, Any]
     manifest: Manifest | None = None
     withheld: tuple[str, ...] = ()
+    named: dict[tuple[Any, ...], Unknown] = field(default_factory=dict)
 
 
 def load_module(
     cls: type[T],
-    path: str | os.PathLike[str],
+    path: Source,
     *,
     map_location: MapLocation = None,
     hparams_file: str | os.PathLike[str] | None = None,
@@ -65,7 +71,7 @@ def load_module(
 
     Args:
         cls: What to build: a ``torch.nn.Module``.
-        path: The file.
+        path: The file: a path, a URL (http, https, or whatever fsspec opens) or an open binary file.
         map_location: Where tensors go, in any form that ``torch.load`` takes. By default where they were saved from,
             or the CPU where this machine has no such device.
         hparams_file: Hyperparameters to use instead of the checkpoint's, a .yaml or .csv file.
@@ -120,7 +126,7 @@ def _remedy(read: Read) -> str:
 
 def load_datamodule(
     cls: type[T],
-    path: str | os.PathLike[str],
+    path: Source,
     *,
     map_location: MapLocation = None,
     hparams_file: str | os.PathLike[str] | None = None,
@@ -141,16 +147,16 @@ def load_datamodule(
 
 
 def read_checkpoint(
-    path: str | os.PathLike[str],
+    source: Source,
     keys: Collection[str] | None = None,
     *,
     map_location: MapLocation = None,
     weights_only: bool | None = None,
 ) -> Read:
-    """Read a checkpoint's dictionary: ours verified, a foreign one by ``torch.load``.
+    """Read a checkpoint's dictionary: ours verified, a foreign one by PyTorch's safe loader, brought to today's form.
 
     Args:
-        path: The file.
+        source: A path, a URL or an open binary file.
         keys: Those to read; None for all. A foreign file is read whole.
         map_location: Where tensors go.
         weights_only: False gives back values that are not plain too, by pickle, which runs code in the file.
@@ -158,76 +164,76 @@ def read_checkpoint(
     Raises:
         NotFound, Corrupt, Foreign, Incompatible, ConfigError: As ``load_module`` does.
     """
-    file = _local(path)
-    store = LocalStore(file.parent)
-    if store.stat(file.name) is None:
-        raise NotFound("does not exist.", checkpoint=str(file))
-    place = placement(map_location, str(file))
-    try:
-        return _read_ours(store, file, keys, place, trusted=weights_only is False)
-    except Foreign:
-        return _read_foreign(file, place, safe=weights_only is not False)
-    except Corrupt:
-        # Anybody's folder may be large: only one that has a ledger is looked through for what else is good.
-        if store.stat(LEDGER) is None:
-            raise
-        listing = Folder(store).scan()
-        this = listing.by_name(file.name)
-        good = resolve.newest_good(listing.records, but=this.id if this else "")
-        return _read_ours(store, file, keys, place, trusted=weights_only is False, good=good)
+    with readable(source) as there:
+        place = placement(map_location, there.name)
+        trusted = weights_only is False
+        try:
+            return _read_ours(there, keys, place, trusted=trusted)
+        except Foreign:
+            return read_foreign(there, place, trusted=trusted)
+        except Corrupt:
+            good = _newest_good_beside(there.path)
+            if not good:
+                raise
+            return _read_ours(there, keys, place, trusted=trusted, good=good)
 
 
-def _local(path: str | os.PathLike[str]) -> Path:
-    if not isinstance(path, (str, os.PathLike)):
-        raise ConfigError(f"A checkpoint is given by its path, not as a {type(path).__name__}.")
-    text = os.fspath(path)
-    if "://" in text:
-        raise ConfigError(f"'{text}' is a URL: only local files are read.", remedy="Fetch it first.")
-    file = Path(text).expanduser().absolute()
-    if os.path.isdir(file):  # noqa: PTH112 # Path.is_dir raises where a folder above may not be read
-        raise NotFound("is a folder.", checkpoint=str(file), remedy="Name a checkpoint in it, such as its last.ckpt.")
-    return file
+def _newest_good_beside(path: Path | None) -> str:
+    """What else is good in the folder. Anybody's may be large: only one that has a ledger is looked through."""
+    if path is None:
+        return ""
+    store = LocalStore(path.parent)
+    if store.stat(LEDGER) is None:
+        return ""
+    listing = Folder(store).scan()
+    this = listing.by_name(path.name)
+    return resolve.newest_good(listing.records, but=this.id if this else "")
 
 
 def _read_ours(
-    store: LocalStore,
-    file: Path,
-    keys: Collection[str] | None,
-    place: Placement,
-    *,
-    trusted: bool,
-    good: str = "",
+    there: Readable, keys: Collection[str] | None, place: Placement, *, trusted: bool, good: str = ""
 ) -> Read:
-    with store.open(file.name) as reader:
-        ours = CheckpointFile(reader, name=str(file), good=good)
-        opaque = ours.opaque() if trusted else {}
-        state = ours.whole(keys=keys, location=place, opaque=opaque)
+    ours = CheckpointFile(there.reader, name=there.name, good=good)
+    opaque = ours.opaque() if trusted else {}
+    state = ours.whole(keys=keys, location=place, opaque=opaque, mapped=["state_dict"])
     withheld = tuple(name for name in ours.manifest.opaque if name not in opaque)
-    return Read(str(file), state, ours.manifest, withheld)
+    return Read(there.name, state, ours.manifest, withheld)
 
 
-def _read_foreign(file: Path, place: Placement, *, safe: bool) -> Read:
+def read_foreign(there: Readable, place: Any, *, trusted: bool) -> Read:
+    """Read a file that Holdfast did not write, and bring it to the form of today's.
+
+    Says what of it is left behind, and what a safe load withholds.
+
+    Raises:
+        Foreign: It cannot be read, or not safely.
+        Incompatible: It holds something else than a dictionary, or essential parts of it cannot be read safely.
+    """
+    found = foreign.read_foreign(there.file, name=there.name, location=place, trusted=trusted)
     try:
-        # torch's stubs know of typed storages only; what it hands over is untyped.
-        state = torch.load(file, map_location=cast(Any, place), weights_only=safe)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        remedy = "If you trust whoever wrote it as your own code: weights_only=False." if safe else ""
-        raise Foreign(
-            f"was not written by Holdfast, and PyTorch cannot read it: {_reason(error)}.",
-            checkpoint=str(file),
+        said = migrations.migrate(found.state)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise Incompatible(
+            f"holds something of another form than any version of Lightning wrote: {error!r:.200}.",
+            checkpoint=there.name,
             good="Nothing was loaded.",
-            remedy=remedy,
         ) from error
-    if not isinstance(state, dict):
-        raise Incompatible(f"holds a {type(state).__name__}, not a dictionary.", checkpoint=str(file))
-    return Read(str(file), state)
+    for sentence in said:
+        logger.warning("'%s': %s", there.name, sentence)
+    essential = [dotted(path) for path in found.withheld if path and path[0] in _ESSENTIAL]
+    if essential:
+        raise Foreign(
+            f"holds what cannot be read safely: {', '.join(essential[:10])}.",
+            checkpoint=there.name,
+            good="Nothing was loaded.",
+            remedy=foreign.TRUST,
+        )
+    withheld = tuple(dotted(path) for path in found.withheld)
+    named = {path: unknown for path, unknown in found.withheld.items() if unknown.plain is not None}
+    return Read(there.name, found.state, None, withheld, named)
 
 
-def _reason(error: Exception) -> str:
-    """The one line of PyTorch's page of advice that says what is wrong."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    telling = [line for line in lines if "WeightsUnpickler error" in line]
-    return (telling or lines)[0].rstrip(".")
+_ESSENTIAL = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "epoch", "global_step")
 
 
 def _hparam_keys(cls: Any) -> tuple[str, str, str]:
@@ -252,4 +258,5 @@ def _built(cls: type[T], read: Read, hparams_file: str | os.PathLike[str] | None
         argument=read.state.get(name_key),
         argument_type=read.state.get(type_key),
         withheld=withheld,
+        named={path[1]: unknown for path, unknown in read.named.items() if len(path) == 2 and path[0] == values_key},
     )

@@ -68,15 +68,11 @@ class Resumed:
     restore_random: Callable[[], None]
 
 
-def open_checkpoint(
-    source: str | os.PathLike[str], *, near: Sequence[Path], weights_only: bool | None = None
-) -> Opened:
-    """Find and read a checkpoint.
+def open_checkpoint(source: str | os.PathLike[str], *, weights_only: bool | None = None) -> Opened:
+    """Read a checkpoint.
 
     Args:
-        source: A path, a URL (http, https, or whatever fsspec opens), or ``"last"``: the newest of the newest run in
-            the folders ``near`` or in those below them.
-        near: Where to look for ``"last"``.
+        source: A path or a URL (http, https, or whatever fsspec opens).
         weights_only: False gives back values that are not plain too, by pickle, which runs code in the file.
 
     Raises:
@@ -86,9 +82,6 @@ def open_checkpoint(
         Incompatible: Holdfast did not write it, and it is of no form that is known.
     """
     trusted = weights_only is False
-    if source == "last":
-        folder, record = _last(near)
-        return _ours(folder, record, trusted=trusted)
     text = os.fspath(source)
     if is_url(text) and not text.startswith("file://"):
         with readable(text) as there:
@@ -203,7 +196,11 @@ def going_on(opened: Opened, *, rank: int = 0, size: int = 1) -> tuple[Progress,
 def _as_ours(stand: loops.Stand) -> dict[str, Any]:
     """What our loop remembers besides its progress, of a file that says less."""
     batches = stand.progress.batches
-    return {"validated_at": batches if stand.validated else -1, "plateau_at": batches, "stepped": stand.stepped}
+    known = {"validated_at": batches if stand.validated else -1, "plateau_at": batches, "stepped": stand.stepped}
+    if stand.loader is None:
+        return known
+    place = {"kind": "kept", "over": False, "done": stand.progress.batch, "ended": False, "whole": False}
+    return {**known, "data": {**place, "random": None, "generators": {}, "state": stand.loader}}
 
 
 def save_alone(
@@ -265,21 +262,3 @@ def require_weights(opened: Opened) -> Mapping[str, Any]:
 def _listing(folder: Folder) -> Listing | None:
     """What the folder holds; None for one without a ledger, which may be anybody's, and of any size."""
     return folder.scan() if folder.store.stat(LEDGER) is not None else None
-
-
-def _last(near: Sequence[Path]) -> tuple[Folder, Record]:
-    """The newest checkpoint of the folders, or of the newest run in the folders below them."""
-    below = {ledger.parent.parent for root in near for ledger in root.glob(f"**/{LEDGER}")}
-    found: list[tuple[float, Folder, Record]] = []
-    for home in sorted({*near, *below}):
-        folder = Folder(LocalStore(home))
-        listing = folder.scan()
-        record = resolve.last(listing)
-        if record is not None:
-            # Folders know nothing of each other: which of their runs began last, their manifests' times say.
-            found.append((max(r.saved_at for r in listing.of_run(record.run)), folder, record))
-    if not found:
-        places = " or ".join(f"'{root}'" for root in near)
-        raise NotFound(f"does not exist: there is no checkpoint in or below {places}.", checkpoint="last")
-    _, folder, record = max(found, key=lambda f: f[0])
-    return folder, record

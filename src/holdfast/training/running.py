@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from holdfast.errors import ConfigError
+from holdfast.errors import ConfigError, NotFound
 from holdfast.log import logger
-from holdfast.policy.values import Progress
+from holdfast.policy.values import Progress, Record
 from holdfast.policy.what import What
 from holdfast.state import optimizers as optimizing
 from holdfast.state import random
@@ -57,6 +57,8 @@ class Running(Assembly):
 
     def _say_who_failed(self, error: BaseException) -> None:
         """No rank waits for one that has failed; and what came of that failure is not taken for its cause."""
+        if self.loop is not None and self.loop.agreement.signal is not None:
+            return  # all ranks have stopped together
         group = self.strategy.group
         group.fail(f"{type(error).__name__}: {error}")
         first = group.failure()
@@ -98,6 +100,7 @@ class Running(Assembly):
     ) -> None:
         before = self._before()
         self._attach(model, datamodule)
+        self._home = self._found_home(ckpt_path)
         self._setup("fit")
         self._train_batches = batches = self._training_batches(train_dataloaders)
         self._validation = evaluation = self._evaluation("validation", val_dataloaders)
@@ -112,7 +115,7 @@ class Running(Assembly):
             if before is not None:
                 loop.go_on_from(*before)  # a second fit counts on from the first
             loop.reload = self._reloading(train_dataloaders, val_dataloaders)
-            near = self._near()  # before callbacks that nobody placed are given the folder of this fit
+            near = self._near(ckpt_path)  # before callbacks that nobody placed are given the folder of this fit
             self.saving = saving = self._saving(loop, signals, validates=evaluation is not None, capture=self._capture)
             resumed = self._resume(ckpt_path, weights_only, loop, near)
             saving.prepare()
@@ -147,7 +150,7 @@ class Running(Assembly):
             saving.final_save()
             self.hooks.call("on_fit_end")
         except BaseException as error:
-            saving.rescue(error, whole=not self.strategy.stepping, at_boundary=loop.at_boundary)
+            saving.rescue(error, lost=self._lost(), at_boundary=loop.at_boundary)
             ends: tuple[Callable[[], Any], ...] = (
                 partial(self.hooks.call_callbacks, "on_exception", error),
                 *([] if self._datamodule is None else [partial(self._datamodule.on_exception, error)]),
@@ -162,6 +165,14 @@ class Running(Assembly):
             raise
         saving.close(clean=True)
         self._finalize("success")
+
+    def _lost(self) -> str:
+        """After an error: why the state is none any more; empty if it is one."""
+        if self.strategy.stepping:
+            return "the error came in the middle of an optimizer's step"
+        if self.strategy.spread and self.world_size > 1:
+            return "each rank holds a part of the state, and one of them has failed"
+        return ""
 
     def _sanity_check(self, evaluation: Evaluation) -> None:
         steps = self.config.sanity_steps
@@ -234,7 +245,6 @@ class Running(Assembly):
             datamodule = self._datamodule if datamodule is None and dataloaders is None else datamodule
             ckpt_path = self._best_of_fit() if ckpt_path is None else ckpt_path
         self._check_model(model)
-        ckpt_path = self._source(ckpt_path)
         self._attach(model, datamodule)
         self._setup(VERBS[stage])
         evaluation = self._evaluation(stage, dataloaders)
@@ -250,24 +260,43 @@ class Running(Assembly):
         else:
             self._prediction = evaluation
         if ckpt_path is not None:
+            from holdfast.catalog import resolve
             from holdfast.training import resume
 
-            opened = resume.open_checkpoint(ckpt_path, near=self._near(), weights_only=weights_only)
+            near = self._near("last" if ckpt_path == "auto" else ckpt_path)
+            opened = self._opened(ckpt_path, near, weights_only, resolve.with_model)
+            if opened is None:
+                raise NotFound("does not exist: nothing of what was saved verifies.", checkpoint=str(ckpt_path))
             self.hooks.call_all(self.hooks.of_module("on_load_checkpoint"), "on_load_checkpoint", opened.state)
             model.load_state_dict(resume.require_weights(opened), strict=model.strict_loading)
         return evaluation
 
-    def _source(self, ckpt_path: Any) -> Any:
-        """The path that ``"best"`` means; all else as it is."""
-        if ckpt_path != "best":
-            return ckpt_path
-        best = self.checkpoint_callback.best_model_path if self.checkpoint_callback is not None else ""
-        if not best:
-            raise ConfigError(
-                "ckpt_path='best': no ModelCheckpoint of this Trainer has saved anything yet.",
-                remedy="Give the path of a checkpoint.",
-            )
-        return best
+    def _found_home(self, ckpt_path: Any) -> Path | None:
+        """The folder of the unfinished run that ``"auto"`` goes on with."""
+        if ckpt_path != "auto":
+            return None
+        from holdfast.training import finding
+
+        return finding.home(self.checkpoint_callbacks, self._roots(), self.loggers, group=self.strategy.group)
+
+    def _near(self, ckpt_path: Any) -> list[Path]:
+        """Where the words for a checkpoint are looked up."""
+        if ckpt_path not in ("auto", "best", "last"):
+            return []
+        from holdfast.training import finding
+
+        return finding.near(ckpt_path, self.checkpoint_callbacks, self._roots(), self._home)
+
+    def _opened(
+        self, ckpt_path: Any, near: list[Path], weights_only: bool | None, holds: Callable[[Record], bool]
+    ) -> resume.Opened | None:
+        """The checkpoint that is meant, read whole; None for a fresh start."""
+        from holdfast.training import finding, resume
+
+        return finding.find(
+            ckpt_path, near=near, callback=self.checkpoint_callback, holds=holds, group=self.strategy.group,
+            read=partial(resume.open_checkpoint, weights_only=weights_only),
+        )  # fmt: skip
 
     def _best_of_fit(self) -> str | None:
         """The best checkpoint of the fit before, where it saved any."""
@@ -312,9 +341,12 @@ class Running(Assembly):
         """Read, let hooks edit, check all, then put it back; the random state is for the loop to put back last."""
         if ckpt_path is None:
             return None
+        from holdfast.catalog import resolve
         from holdfast.training import resume
 
-        opened = resume.open_checkpoint(self._source(ckpt_path), near=near, weights_only=weights_only)
+        opened = self._opened(ckpt_path, near, weights_only, resolve.whole)
+        if opened is None:
+            return None
         self.hooks.call("on_load_checkpoint", opened.state)
         parts, strict = self._parts(), self.lightning_module.strict_loading
         check(opened.state, parts, checkpoint=opened.path, strict=strict, groups=opened.manifest.groups)

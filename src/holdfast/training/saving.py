@@ -193,12 +193,12 @@ class Saving:
         if pending is not None and not self._over:
             self._stop(pending)
 
-    def rescue(self, error: BaseException, *, whole: bool, at_boundary: bool) -> None:
+    def rescue(self, error: BaseException, *, lost: str, at_boundary: bool) -> None:
         """After an error: leave the state, if it is one; never hide the error behind one of our own.
 
         Args:
             error: What happened.
-            whole: Whether the weights are those of a step: false inside an optimizer's step.
+            lost: Why there is no state any more that could be left; empty if there is one.
             at_boundary: Whether the whole state is that of a step's end.
         """
         again = self._signals.pending is not None and isinstance(error, KeyboardInterrupt)  # stop at once, it says
@@ -208,8 +208,8 @@ class Saving:
         self._leave_others(error)
         if again or not self._places or self._rank != 0:
             return  # of many ranks, 0 leaves it
-        if not whole:
-            logger.error("no rescue checkpoint: the error came in the middle of an optimizer's step")
+        if lost:
+            logger.error("no rescue checkpoint: %s", lost)
             return
         where = "" if at_boundary else ", not at a step's end"
         try:

@@ -78,7 +78,7 @@ class ProgressBar(Callback):
         """What to show beside the numbers of the bar: the logger's version, and what was logged with ``prog_bar``."""
         version = None if trainer.logger is None else trainer.logger.version
         shown: dict[str, int | str | float] = {}
-        if version is not None:
+        if version is not None and version != "":
             shown["v_num"] = version if isinstance(version, int) else str(version)[-4:]
         return {**shown, **numbers(trainer.progress_bar_metrics)}
 

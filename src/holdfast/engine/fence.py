@@ -1,0 +1,188 @@
+"""Windows in which a save reads live tensors in place, and the fence at which a step of their optimizer waits.
+
+Knows no file and no policy. What may be lent at all, ``lending`` says.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from holdfast.engine.lending import Lent
+from holdfast.errors import HoldfastError
+
+_SAMPLES = 64
+_LOOK = 0.02
+"""Seconds between two looks at where the training thread is."""
+_PATIENCE = 5.0
+"""Seconds after which a thread that seems to stand still is taken to wait, and not to change a tensor all the while."""
+
+
+class Moved(HoldfastError):
+    """What was lent was changed before it was read: the bytes may be those of no step.
+
+    Args:
+        names: The tensors, by their names in the checkpoint.
+    """
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        super().__init__(
+            f"{shown} changed while being read, and not in a step of its optimizer.",
+            remedy="A later step is saved instead, from a copy. Call fence() before changing weights yourself.",
+        )
+        self.names = names
+
+
+class Window:
+    """What one snapshot reads in place; opened on the thread that trains.
+
+    It closes in three steps. ``returned``: all is read. ``fence`` or ``verdict``: it is known whether anything had
+    moved until then. After either, nothing of it is held any more.
+
+    An operation bumps a tensor's version when it has changed the data, and not before: whoever looks while one is
+    running sees nothing. So the training thread judges, which runs none while it looks; or the writer does, once it
+    has seen the training thread do something else than what it was at when the last byte was read.
+
+    Args:
+        lent: Each tensor by its name in the checkpoint.
+    """
+
+    def __init__(self, lent: Mapping[str, Lent]) -> None:
+        self.moved: tuple[str, ...] = ()
+        self._thread = threading.get_ident()
+        self._parameters = {id(one.parameter) for one in lent.values()}
+        self._pointers = {pointer for one in lent.values() if (pointer := _pointer(one.tensor))}
+        self._marks = [_Mark.of(name, one.tensor) for name, one in lent.items()]
+        self._doing: tuple[int, int] | None = None
+        self._read, self._judged, self._guard = threading.Event(), threading.Event(), threading.Lock()
+        _watch(self)
+
+    @property
+    def read(self) -> bool:
+        """Whether nothing is read in place any more."""
+        return self._read.is_set()
+
+    def concerns(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether a step of this optimizer changes what is lent."""
+        return any(
+            id(p) in self._parameters or _pointer(p) in self._pointers
+            for group in optimizer.param_groups
+            for p in group["params"]
+        )
+
+    def returned(self) -> None:
+        """On the thread that reads: every byte was read."""
+        self._doing = self._what_training_does()
+        self._read.set()
+
+    def fence(self) -> None:
+        """On the thread that trains: wait until all is read; then anything may change."""
+        self._read.wait()
+        self._judge()
+
+    def verdict(self) -> None:
+        """After ``returned``, before anything that was read is published.
+
+        Raises:
+            Moved: It may be torn.
+        """
+        began = time.monotonic()
+        while threading.get_ident() != self._thread and not self._judged.wait(_LOOK):
+            if self._what_training_does() != self._doing or time.monotonic() - began > _PATIENCE:
+                break
+        self._judge()
+        if self.moved:
+            raise Moved(self.moved)
+
+    def release(self) -> None:
+        """Nothing more will be read, whatever happened: who waits at the fence goes on."""
+        self._read.set()
+        self._judge()
+
+    def _judge(self) -> None:
+        with self._guard:
+            self.moved += tuple(mark.name for mark in self._marks if mark.moved())
+            self._marks = []
+        self._judged.set()
+        _unwatch(self)
+
+    def _what_training_does(self) -> tuple[int, int] | None:
+        frame = sys._current_frames().get(self._thread)
+        return None if frame is None else (id(frame), frame.f_lasti)
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """A tensor as it was when it was lent: its version, and a few of its values, for what bumps no version."""
+
+    name: str
+    tensor: torch.Tensor
+    storage: torch.UntypedStorage
+    version: int
+    values: torch.Tensor
+
+    @classmethod
+    def of(cls, name: str, tensor: torch.Tensor) -> _Mark:
+        storage = tensor.untyped_storage()
+        return cls(name, tensor, storage, tensor._version, _sample(storage))
+
+    def moved(self) -> bool:
+        return self.tensor._version != self.version or not torch.equal(_sample(self.storage), self.values)
+
+
+def _sample(storage: torch.UntypedStorage) -> torch.Tensor:
+    """Bits from all over a memory, as integers, for NaN is not equal to itself."""
+    kind = torch.int32 if storage.nbytes() % 4 == 0 else torch.uint8
+    bits = torch.empty(0, dtype=kind, device=storage.device).set_(storage)
+    return bits[:: max(1, bits.numel() // _SAMPLES)].clone()
+
+
+def _pointer(tensor: torch.Tensor) -> int:
+    """Where its memory begins; 0 where it has none of its own."""
+    plain = type(tensor).__torch_dispatch__ is torch.Tensor.__torch_dispatch__
+    return tensor.untyped_storage().data_ptr() if plain and tensor.layout is torch.strided else 0
+
+
+# The windows that are open, and whether there is any: a compiled optimizer step is compiled once for each of the two
+# answers. A hook that came and went with a window would be compiled anew each time.
+_windows: set[Window] = set()
+_open = False
+_guard = threading.Lock()
+_hooked = False
+
+
+def _watch(window: Window) -> None:
+    global _open, _hooked
+    with _guard:
+        if not _hooked:
+            register_optimizer_step_pre_hook(_before_step)
+            _hooked = True
+        _windows.add(window)
+        _open = True
+
+
+def _unwatch(window: Window) -> None:
+    global _open
+    with _guard:
+        _windows.discard(window)
+        _open = bool(_windows)
+
+
+def _before_step(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    if _open:
+        _wait(optimizer)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _wait(optimizer: torch.optim.Optimizer) -> None:
+    for window in tuple(_windows):
+        if window.concerns(optimizer):
+            window.fence()

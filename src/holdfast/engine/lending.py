@@ -1,0 +1,66 @@
+"""Decide which tensors a save may read in place: those that change in a step of their optimizer, and nowhere else.
+
+Reads no data and waits for nobody; ``fence`` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import torch
+
+LEAST = 64 * 2**10
+"""Bytes from which a tensor is lent: a smaller one is copied in less time than it takes to keep watch over it."""
+
+
+class Lent(NamedTuple):
+    """A tensor that may be read in place, and the parameter whose optimizer changes it."""
+
+    tensor: torch.Tensor
+    parameter: torch.Tensor
+
+
+def lendable(optimizers: Iterable[torch.optim.Optimizer], modules: Iterable[torch.nn.Module] = ()) -> tuple[Lent, ...]:
+    """The large tensors that optimizers own: their parameters, and the state that they keep of these.
+
+    Not lent, and so copied when a save is taken, is what changes, or may, without a step that announces itself:
+    a table that its module renormalises in forward, memory shared with other processes or with other tensors, an
+    optimizer whose step a CUDA graph replays or whose ``step`` torch's hooks do not reach.
+
+    Args:
+        optimizers: Those whose steps change the state.
+        modules: Those whose forward may.
+    """
+    moving = {
+        id(table.weight)
+        for module in modules
+        for table in module.modules()
+        if isinstance(table, (torch.nn.Embedding, torch.nn.EmbeddingBag)) and table.max_norm is not None
+    }
+    return tuple(
+        Lent(tensor, parameter)
+        for optimizer in optimizers
+        if getattr(optimizer.step, "hooked", False)
+        for group in optimizer.param_groups
+        if not group.get("capturable", False)
+        for parameter in group["params"]
+        for tensor in _of(optimizer, parameter)
+        if id(tensor) not in moving and _stands_still(tensor)
+    )
+
+
+def _of(optimizer: torch.optim.Optimizer, parameter: torch.Tensor) -> Iterator[torch.Tensor]:
+    yield parameter
+    if parameter in optimizer.state:
+        yield from (value for value in optimizer.state[parameter].values() if isinstance(value, torch.Tensor))
+
+
+def _stands_still(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is large, and alone in a memory of this process that keeps count of its changes."""
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.layout is not torch.strided:
+        return False
+    if tensor.device.type != "cpu" or tensor.nbytes < LEAST or tensor.is_inference():
+        return False
+    storage = tensor.untyped_storage()
+    return storage.nbytes() == tensor.nbytes and not storage.is_shared()

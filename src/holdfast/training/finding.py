@@ -1,0 +1,269 @@
+"""Find what ``ckpt_path`` means, and the folder that a run goes on in. Reads folders; restores nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from holdfast.callbacks.model_checkpoint import ModelCheckpoint
+from holdfast.catalog import resolve
+from holdfast.catalog.folder import Folder
+from holdfast.catalog.verify import Verdict
+from holdfast.engine.commit import words
+from holdfast.engine.group import Group, Solo
+from holdfast.errors import ConfigError, NotFound, RankError
+from holdfast.log import logger
+from holdfast.policy.values import Record
+from holdfast.sources import looking_again
+from holdfast.store import LocalStore
+
+T = TypeVar("T")
+
+_NOTES = ".holdfast"
+_LAST = re.compile(r"last(-v\d+)?\.ckpt\Z")
+_DEPTH = 5  # <root>/<name>/version_N/checkpoints is three
+
+
+def home(
+    callbacks: Sequence[ModelCheckpoint],
+    roots: Iterable[str | Path],
+    loggers: Sequence[Any],
+    *,
+    group: Group | None = None,
+) -> Path | None:
+    """The folder of checkpoints that ``"auto"`` goes on in: that of the newest unfinished run, where nobody placed it.
+
+    Loggers that keep the runs of that experiment take its version. To be called before anybody asks a logger for its
+    folder.
+
+    Args:
+        callbacks: Those that save; where each has a ``dirpath``, the run is placed.
+        roots: Where runs are looked for, and in all folders below.
+        loggers: All of them.
+        group: The other ranks: rank 0 says to them where it is.
+
+    Returns:
+        The folder; None for a run that begins anew or was placed.
+    """
+    if callbacks and all(callback.dirpath for callback in callbacks):
+        return None
+
+    def look() -> str | None:
+        folder = resolve.unfinished(_folders(roots))
+        return None if folder is None else folder.store.root
+
+    root = agreed(group or Solo(), look, phase="ckpt_path='auto'")
+    if root is None:
+        return None
+    found = Path(root)
+    for one in loggers:
+        experiment = _experiment(one)
+        if experiment.name == found.parent.parent.name:
+            one.go_on_in(found.parent.name)
+            chosen = _version(one, experiment)
+            if chosen.resolve() != found.parent.resolve() and one is loggers[0]:
+                return _unfinished_in(chosen / "checkpoints")  # somebody gave it another version
+    logger.info("ckpt_path='auto': going on in '%s'", found)
+    return found
+
+
+def near(
+    word: object, callbacks: Sequence[ModelCheckpoint], roots: Sequence[str | Path], home: Path | None = None
+) -> list[Path]:
+    """The folders in which the words are looked up, before callbacks that nobody placed are given one.
+
+    Args:
+        word: What was given as ``ckpt_path``.
+        callbacks: Those that save.
+        roots: Looked through with all folders below, where a callback has no ``dirpath``.
+        home: What ``home`` found.
+    """
+    placed = [Path(callback.dirpath) for callback in callbacks if callback.dirpath]
+    if word == "auto":
+        return list(dict.fromkeys([*placed, *([] if home is None else [home])]))
+    if placed and len(placed) == len(callbacks):
+        return list(dict.fromkeys(placed))
+    below = [Path(folder.store.root) for folder in _folders(roots)] or [Path(root, "checkpoints") for root in roots]
+    return list(dict.fromkeys([*placed, *below]))
+
+
+def find(
+    source: str | os.PathLike[str],
+    *,
+    near: Sequence[Path],
+    callback: ModelCheckpoint | None,
+    read: Callable[[str | os.PathLike[str]], T],
+    holds: Callable[[Record], bool] = resolve.whole,
+    group: Group | None = None,
+) -> T | None:
+    """Read the checkpoint that is meant.
+
+    Args:
+        source: ``"last"``, ``"best"``, ``"auto"`` (the newest that verifies), a path or a URL.
+        near: Where the words are looked up.
+        callback: Says what is best.
+        read: Reads a path, or raises ``Corrupt``.
+        holds: Whether a checkpoint holds what is needed.
+        group: The other ranks: rank 0 says to them what a word means.
+
+    Returns:
+        What ``read`` gave; None where ``"auto"`` found nothing, for a fresh start.
+
+    Raises:
+        NotFound: There is none.
+        Corrupt: It is damaged, and ``"auto"`` was not asked for.
+        RankError: Rank 0 has failed to find one.
+    """
+    if source not in ("auto", "last", "best"):
+        return read(source)
+    kept: list[T] = []
+
+    def keep(path: str) -> str:
+        kept.append(read(path))
+        return path
+
+    folders = [Folder(LocalStore(path)) for path in near]
+    meanings: dict[str, Callable[[], str | None]] = {
+        "auto": lambda: _auto(folders, keep, holds),
+        "last": lambda: keep(_last(folders, holds)),
+        "best": lambda: keep(best(callback, folders)),
+    }
+    path = agreed(group or Solo(), lambda: looking_again(meanings[str(source)]), phase="ckpt_path")
+    if path is None:
+        return None
+    return kept[-1] if kept else read(path)
+
+
+def agreed(group: Group, look: Callable[[], T], *, phase: str) -> T:
+    """What rank 0 sees, on every rank.
+
+    Raises:
+        RankError: It has failed; there, its own error is raised.
+    """
+    if group.size == 1:
+        return look()
+    if group.rank != 0:
+        told = group.broadcast(None, phase=phase)
+        if told["error"] is not None:
+            raise RankError(told["error"], rank=0, phase=phase)
+        return cast("T", told["value"])
+    try:
+        value = look()
+    except Exception as error:
+        group.broadcast({"error": words(error), "value": None}, phase=phase)
+        raise
+    group.broadcast({"error": None, "value": value}, phase=phase)
+    return value
+
+
+def best(callback: ModelCheckpoint | None, folders: Sequence[Folder]) -> str:
+    """The path of the best checkpoint: of this fit, or of the newest run in the folders.
+
+    Without ``monitor`` it is the newest of those that the callback keeps.
+
+    Raises:
+        ConfigError: There is no callback to say what is best.
+        NotFound: Nothing was saved, or nothing that has the score.
+    """
+    if callback is None:
+        raise ConfigError(
+            "ckpt_path='best': this Trainer has no ModelCheckpoint, which would say what is best.",
+            remedy="Give the path of a checkpoint.",
+        )
+    if path := callback.best_model_path:
+        return path
+    listed = [(folder, folder.scan()) for folder in folders]
+    newest = resolve.newest_first(listed, resolve.with_model)
+    if not newest:
+        raise NotFound(f"does not exist: there is no checkpoint {_places(folders)}.", checkpoint="best")
+    folder, record = newest[0]
+    if callback.monitor is None:
+        logger.info("ckpt_path='best': the ModelCheckpoint has no monitor, so that the newest is meant")
+        return _path(folder, record)
+    listing = next(listing for one, listing in listed if one is folder)
+    return _path(folder, resolve.best_of(listing, callback.ranking(), folder.store.root))
+
+
+def _auto(folders: Sequence[Folder], keep: Callable[[str], str], holds: Callable[[Record], bool]) -> str | None:
+    found = resolve.auto(folders, lambda folder, record: keep(_path(folder, record)), holds=holds)
+    resolve.tell(found)
+    if found.record is not None:
+        return found.value
+    if (foreign := _foreign(folders)) is not None:
+        return keep(foreign)
+    _say_fresh(folders)
+    return None
+
+
+def _last(folders: Sequence[Folder], holds: Callable[[Record], bool]) -> str:
+    newest = resolve.newest_first([(folder, folder.scan()) for folder in folders], holds)
+    if newest:
+        return _path(*newest[0])
+    if (foreign := _foreign(folders)) is not None:
+        return foreign
+    raise NotFound(f"does not exist: there is no checkpoint {_places(folders)}.", checkpoint="last")
+
+
+def _foreign(folders: Sequence[Folder]) -> str | None:
+    """Another program's ``last.ckpt``, where the folders hold nothing of ours and it is the only one."""
+    strangers = [(folder, one) for folder in folders for one in folder.scan().strangers]
+    lasts = [f"{f.store.root}/{s.name}" for f, s in strangers if s.verdict is Verdict.FOREIGN and _LAST.match(s.name)]
+    if len(lasts) == 1:
+        logger.warning("'%s' is another program's: nothing of it can be verified", lasts[0])
+        return lasts[0]
+    if lasts:
+        raise NotFound(
+            f"does not exist: Holdfast wrote none, and another program {len(lasts)}: {', '.join(lasts)}.",
+            checkpoint="last",
+            remedy="Give the path of the one that is meant.",
+        )
+    return None
+
+
+def _places(folders: Sequence[Folder]) -> str:
+    return "in or below " + " or ".join(f"'{folder.store.root}'" for folder in folders)
+
+
+def _say_fresh(folders: Sequence[Folder]) -> None:
+    """A fresh start beside checkpoints is worth a word: they may be of weights only."""
+    listed = [folder.scan() for folder in folders]
+    others = [name for one in listed for name in (*(r.names[0] for r in one.records), *(s.name for s in one.strangers))]
+    if others:
+        logger.warning("ckpt_path='auto': a fresh start, for none can be gone on from: %s", ", ".join(others[:5]))
+    else:
+        logger.info("ckpt_path='auto': there is nothing to go on from, so this is a fresh start")
+
+
+def _experiment(logger: Any) -> Path:
+    """The folder of all runs of a logger's experiment; its name at least."""
+    own = getattr(logger, "root_dir", None)
+    return Path(own) if own is not None else Path(getattr(logger, "save_dir", None) or "", str(logger.name))
+
+
+def _version(logger: Any, experiment: Path) -> Path:
+    """The folder of a logger's run in it."""
+    version = logger.version
+    return experiment / (version if isinstance(version, str) else f"version_{version}")
+
+
+def _unfinished_in(path: Path) -> Path | None:
+    return None if resolve.unfinished([Folder(LocalStore(path))]) is None else path
+
+
+def _path(folder: Folder, record: Record) -> str:
+    return f"{folder.store.root}/{record.names[0]}"
+
+
+def _folders(roots: Iterable[str | Path]) -> Iterator[Folder]:
+    """Every folder of checkpoints at or below the roots; hidden ones and what lies very deep are left out."""
+    seen = set()
+    for root in dict.fromkeys(map(str, roots)):
+        for path, below, _ in os.walk(root):
+            if _NOTES in below and path not in seen:
+                seen.add(path)
+                yield Folder(LocalStore(path))
+            deep = len(Path(path).relative_to(root).parts) >= _DEPTH
+            below[:] = [] if deep else [name for name in below if not name.startswith(".")]
