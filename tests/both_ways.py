@@ -24,6 +24,7 @@ SCENARIOS = {
     "steps by hand": {"save": {"save_top_k": -1}, "net": {"by_hand": True}},
     "by steps": {"save": {"save_top_k": -1}, "trainer": {"max_epochs": -1, "max_steps": 11}, "more": {"max_steps": 14}},
     "a loader with a state": {"save": {"save_top_k": -1, "every_n_train_steps": 3}, "keeps": True},
+    "averaged": {"save": {"save_top_k": -1}, "averages": True},
     "no validation": {"save": {"save_top_k": -1}, "trainer": {"limit_val_batches": 0}},
 }
 """How each saves; ``more`` is how long it goes on."""
@@ -134,6 +135,7 @@ def fit(
     *,
     stopping=None,
     longer=False,
+    averaging=None,
     ckpt_path=None,
     extra=None,
     max_epochs=None,
@@ -143,10 +145,11 @@ def fit(
     module = net_class(package)(**how.get("net", {}))
     saver = checkpoint_class(dirpath=str(folder), **how["save"])
     stops = [stopping("score", patience=3)] if extra == "stopping" else []
+    averages = [averaging()] if how.get("averages") else []
     options = {**how.get("trainer", {}), **(how.get("more", {}) if ckpt_path or longer else {})}
     if max_epochs is not None:
         options["max_epochs"] = max_epochs
-    one = trainer(package, folder, [saver, *stops], **options)
+    one = trainer(package, folder, [saver, *stops, *averages], **options)
     train, validate = loaders()
     one.fit(module, Keeping(list(train)) if how.get("keeps") else train, validate, ckpt_path=ckpt_path)
     answer = {

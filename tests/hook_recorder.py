@@ -11,6 +11,7 @@ SCENARIOS = (
     "fit", "fit once", "fit accumulate", "fit several", "fit plateau between", "fit plateau step", "fit step",
     "fit manual",
     "fit dict clip", "fit none accumulate", "fit stop", "fit max_steps", "fit skip", "fit raises", "validate", "test",
+    "predict", "predict several",
 )  # fmt: skip
 
 _MODULE = [
@@ -58,6 +59,14 @@ _MODULE = [
     "on_test_batch_start",
     "on_test_batch_end",
     "test_step",
+    "on_predict_model_eval",
+    "on_predict_start",
+    "on_predict_end",
+    "on_predict_epoch_start",
+    "on_predict_epoch_end",
+    "on_predict_batch_start",
+    "on_predict_batch_end",
+    "predict_step",
     "on_save_checkpoint",
     "on_load_checkpoint",
 ]
@@ -71,6 +80,7 @@ _DATA = [
     "train_dataloader",
     "val_dataloader",
     "test_dataloader",
+    "predict_dataloader",
     "on_before_batch_transfer",
     "transfer_batch_to_device",
     "on_after_batch_transfer",
@@ -107,7 +117,8 @@ def record(package: Any, callback: type, scenario: str, folder: Any) -> list[str
         options |= changes.get(word, {})
     trainer = package.Trainer(**options)
     if words[0] != "fit":
-        getattr(trainer, words[0])(module, datamodule=data, verbose=False)
+        options = {} if words[0] == "predict" else {"verbose": False}
+        getattr(trainer, words[0])(module, datamodule=data, **options)
         return calls
     try:
         trainer.fit(module, datamodule=data)
@@ -153,6 +164,9 @@ def _net(base: type, words: list[str]) -> type:
             self.log("test_loss", self.layer(batch[0]).pow(2).mean())
             return 7
 
+        def predict_step(self, batch, batch_idx, dataloader_idx=0):
+            return self.layer(batch[0])
+
         def configure_optimizers(self):
             optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
             interval = "step" if "step" in words else "epoch"
@@ -176,6 +190,9 @@ def _data(base: type, words: list[str]) -> type:
 
         def test_dataloader(self):
             return _loader(1)
+
+        def predict_dataloader(self):
+            return [_loader(1), _loader(1)] if "several" in words else _loader(1)
 
     return Data
 

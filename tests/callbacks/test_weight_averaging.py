@@ -10,7 +10,13 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
 import holdfast as L
-from holdfast.callbacks import EMAWeightAveraging, ModelCheckpoint, OnExceptionCheckpoint, WeightAveraging
+from holdfast.callbacks import (
+    EMAWeightAveraging,
+    ModelCheckpoint,
+    OnExceptionCheckpoint,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
 from holdfast.errors import ConfigError, Incompatible
 from resuming import at_ends, copied, differing, same, saver
 from small_fits import Net, fit, loaders, make_trainer, names, read
@@ -280,6 +286,13 @@ def test_a_decay_that_is_no_share_is_refused():
     """Before anything runs."""
     with pytest.raises(ConfigError, match="decay"):
         EMAWeightAveraging(decay=1.5)
+
+
+@pytest.mark.parametrize("callback", [WeightAveraging(), StochasticWeightAveraging(0.1)])
+def test_a_module_that_is_divided_over_ranks_is_refused(callback, tmp_path):
+    """A copy of one rank's part would be an average of nothing."""
+    with pytest.raises(ConfigError, match="divided it over ranks"):
+        fit(tmp_path, callback, strategy="fsdp", enable_checkpointing=False)
 
 
 def test_a_sanity_check_leaves_nothing_behind(tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 import lightning
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from both_ways import fit
@@ -53,7 +53,7 @@ for job in json.loads(sys.argv[1]):
         answers.append(hyperparameters(job["hyperparameters"]))
         continue
     try:
-        answers.append(fit(lightning, ModelCheckpoint, stopping=EarlyStopping, **job))
+        answers.append(fit(lightning, ModelCheckpoint, stopping=EarlyStopping, averaging=WeightAveraging, **job))
     except Exception as error:
         answers.append({"error": f"{type(error).__name__}: {error}"})
 print(json.dumps(answers))

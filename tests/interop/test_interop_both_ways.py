@@ -12,7 +12,7 @@ import torch
 
 import holdfast
 from both_ways import SCENARIOS, fit
-from holdfast.callbacks import EarlyStopping, ModelCheckpoint
+from holdfast.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
 from holdfast.formats import loops
 
 HERE = Path(__file__).parent
@@ -30,7 +30,7 @@ def lightning(jobs):
 
 def ours(scenario, folder, **more):
     """A fit of ours; on the way it warns of what a foreign file cannot say."""
-    return fit(holdfast, ModelCheckpoint, scenario, folder, stopping=EarlyStopping, **more)
+    return fit(holdfast, ModelCheckpoint, scenario, folder, stopping=EarlyStopping, averaging=WeightAveraging, **more)
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +100,7 @@ WHOLE = {
     "epoch ends": "epoch",
     "steps by hand": "epoch",
     "no validation": "epoch",
+    "averaged": "epoch",
     "after validations": "validation",
     "a loader with a state": "anywhere",
 }

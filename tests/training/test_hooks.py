@@ -42,6 +42,15 @@ def test_validation_is_as_a_test_with_its_own_names(tmp_path):
     assert ours == [re.sub(r"(on_)?test_", lambda m: (m[1] or "") + "validation_", call) for call in named]
 
 
+def test_prediction_is_as_a_test_with_its_own_names(tmp_path):
+    """The page says so, but for the way back into training mode, which has no hook."""
+    ours = record(holdfast, holdfast.Callback, "predict", tmp_path)
+    test = record(holdfast, holdfast.Callback, "test", tmp_path)
+    outputs = [call.replace("_batch_end(7,", "_batch_end(tensor[2, 1],") for call in test]
+
+    assert ours == [call.replace("test", "predict") for call in outputs if "model_train" not in call]
+
+
 def test_savers_come_last_and_after_schedulers_of_a_plateau(tmp_path):
     """At an epoch's end: callbacks, module, the scheduler that looks at a metric, then those that save."""
     order = []

@@ -9,6 +9,21 @@ from typing import Any
 import torch
 from torch import nn
 
+from holdfast.errors import ConfigError
+
+
+def refuse_shards(callback: str, module: nn.Module) -> None:
+    """Refuse a module that is divided over ranks: a copy of a part would be an average of nothing.
+
+    Raises:
+        ConfigError: It is.
+    """
+    if any(hasattr(parameter, "device_mesh") for parameter in module.parameters()):
+        raise ConfigError(
+            f"{callback} keeps a copy of the whole module, and the strategy has divided it over ranks.",
+            remedy="Use a strategy that keeps it whole on each, such as 'ddp'.",
+        )
+
 
 class LentWeights:
     """While it stands, a module computes with other weights, and its ``state_dict`` still gives its own.

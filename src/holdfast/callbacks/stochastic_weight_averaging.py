@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim.swa_utils import SWALR
 
 from holdfast.callbacks.callback import Callback
-from holdfast.callbacks.lent_weights import LentWeights
+from holdfast.callbacks.lent_weights import LentWeights, refuse_shards
 from holdfast.errors import ConfigError
 from holdfast.log import logger
 from holdfast.state import random
@@ -152,6 +152,7 @@ class StochasticWeightAveraging(Callback):
             problems.append("statistics of batch norms are measured by training_step, which must not step optimizers")
         if problems:
             raise ConfigError(f"StochasticWeightAveraging: {'; '.join(problems)}.")
+        refuse_shards(type(self).__name__, pl_module)
         pl_module.trainer = None  # no part of the copy
         try:
             self._average = deepcopy(pl_module)

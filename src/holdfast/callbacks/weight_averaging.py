@@ -9,7 +9,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
 
 from holdfast.callbacks.callback import Callback
-from holdfast.callbacks.lent_weights import LentWeights
+from holdfast.callbacks.lent_weights import LentWeights, refuse_shards
 from holdfast.errors import ConfigError
 from holdfast.log import logger
 from holdfast.strategies.single import module_problems, require_none
@@ -118,6 +118,7 @@ class WeightAveraging(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin with a copy of the weights, or with the average of the checkpoint."""
+        refuse_shards(type(self).__name__, pl_module)
         pl_module.trainer = None  # no part of the copy
         try:
             self._average_model = AveragedModel(

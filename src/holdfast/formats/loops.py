@@ -87,7 +87,7 @@ def written(
             }
         },
         "epoch_loop.manual_optimization.state_dict": {},
-        MANUAL: _two(*((0, 0) if automatic else steps), "ready", "completed"),
+        MANUAL: _two(*((0, 0) if automatic else (progress.steps,) * 2), "ready", "completed"),
         "epoch_loop.val_loop.state_dict": {},
         VALIDATION: {**_idle(), "is_last_batch": validated},
         EPOCHS: {"total": dict(epochs), "current": dict(epochs)},

@@ -9,11 +9,13 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from holdfast.catalog.folder import Folder
 from holdfast.catalog.manifest import RunRef
 from holdfast.catalog.runs import Run
 from holdfast.engine.expected import expected
+from holdfast.engine.group import Group, Solo
 from holdfast.engine.job import Captured
 from holdfast.engine.writer import Ticket
 from holdfast.errors import HoldfastError, SaveFailed
@@ -23,7 +25,7 @@ from holdfast.policy.plan import Plan, Policy
 from holdfast.policy.values import Event, Moment, Progress, Record, Tally
 from holdfast.policy.what import What, full
 from holdfast.training.checkpoint_io import CheckpointIO
-from holdfast.training.places import RESCUE, Place
+from holdfast.training.places import RESCUE, Place, Saver
 
 _BARE_STEP = frozenset({Event.BATCH_END})
 
@@ -44,13 +46,14 @@ class HandedPlace(Place):
     def hand_over(
         self,
         capture: Callable[[What], Captured],
+        *,
+        group: Group,
         tallies: Mapping[str, Tally],
         saved: Callable[[Sequence[Record]], None],
-        now: float,
-    ) -> None:
-        """The run begins here, at ``now`` in seconds."""
-        self._handed = Handed(self.io, self.folder, self.policies, capture, tallies, saved)
-        self.begin(self._handed, now)
+    ) -> Saver:
+        """Who saves here in this fit; see ``Handed``."""
+        self._handed = Handed(self.io, self.folder, self.policies, capture, group, tallies, saved)
+        return self._handed
 
     def tidy(self) -> None:
         """After a clean end: rescues go once something newer is there."""
@@ -69,6 +72,7 @@ class Handed:
         folder: Where to.
         policies: All of them, with unique names.
         capture: Gives the state as it is now.
+        group: The ranks; rank 0 decides and writes.
         tallies: What each policy remembers from before.
         saved: Takes the checkpoints of a save that is done.
     """
@@ -81,12 +85,13 @@ class Handed:
         folder: Folder,
         policies: Sequence[Policy],
         capture: Callable[[What], Captured],
+        group: Group,
         tallies: Mapping[str, Tally],
         saved: Callable[[Sequence[Record]], None],
     ) -> None:
         self.run = Run(RunRef(secrets.token_hex(16)))
         self._io, self._folder, self._policies = io, folder, tuple(policies)
-        self._capture, self._tallies, self._saved = capture, dict(tallies), saved
+        self._capture, self._group, self._tallies, self._saved = capture, group, dict(tallies), saved
         self._records: list[Record] = []
         self._sequence = 0
         self._horizon = planning.horizon(self._policies, self._tallies)
@@ -103,14 +108,7 @@ class Handed:
         """
         if moment.events == _BARE_STEP and not moment.requests and self.idle(moment.progress):
             return None
-        decided = planning.plan(
-            self._policies,
-            self._tallies,
-            moment,
-            records=self._records,
-            run=self.run.ref.id,
-            taken={entry.name for entry in self._folder.store.list()},
-        )
+        decided = self._plan(moment)
         self._tallies = dict(decided.tallies)
         self._horizon = planning.horizon(self._policies, self._tallies)
         if decided.acts:
@@ -131,12 +129,13 @@ class Handed:
         return {}
 
     def alone(self) -> None:
-        """Rank 0 alone writes these anyway."""
+        """From now on this rank decides and writes by itself: another has failed."""
+        self._group = Solo()
 
     def fence(self) -> None:
         """Nothing reads the state."""
 
-    def settle(self, *, last: bool = False, manual: bool = False, then: Moment | None = None) -> Record | None:
+    def settle(self, *, last: bool = False) -> Record | None:
         """Nothing is under way."""
 
     def close(self, *, clean: bool) -> None:
@@ -150,6 +149,22 @@ class Handed:
                 self._records.remove(record)
                 self._remove(record.names)
 
+    def _plan(self, moment: Moment) -> Plan:
+        """Decided on rank 0, which alone sees the folder; the others are told."""
+        if self._group.rank != 0:
+            return planning.from_json(self._group.broadcast(None, phase="plan"))
+        decided = planning.plan(
+            self._policies,
+            self._tallies,
+            moment,
+            records=self._records,
+            run=self.run.ref.id,
+            taken={entry.name for entry in self._folder.store.list()},
+        )
+        if self._group.size > 1:
+            self._group.broadcast(planning.to_json(decided), phase="plan")
+        return decided
+
     def _act(self, decided: Plan, moment: Moment) -> None:
         before, sequence = self._records, self._sequence
         after = expected(before, decided, moment, run=self.run.ref.id, sequence=sequence)
@@ -159,9 +174,7 @@ class Handed:
             for amend in decided.amends:
                 self._amend(next(r for r in before if r.id == amend.id), amend.names, moment.progress)
             for save in decided.saves:
-                captured = self._capture(save.what)
-                for name in save.names:
-                    self._io.save_checkpoint(captured.root, self._path(name))
+                self._write(self._capture(save.what).root, save.names)
         except Exception as error:  # of the user's code, or of hooks: it may be any
             self._records = before
             raise self._failed(error, [name for save in decided.saves for name in save.names]) from error
@@ -181,11 +194,14 @@ class Handed:
             state = self._capture(full).root
         else:
             state = dict(self._io.load_checkpoint(self._path(record.names[0])))
-        for name in names:
+        self._write(state, names)
+
+    def _write(self, state: dict[str, Any], names: Sequence[str]) -> None:
+        for name in names if self._group.rank == 0 else ():
             self._io.save_checkpoint(state, self._path(name))
 
     def _remove(self, names: Sequence[str]) -> None:
-        for name in names:
+        for name in names if self._group.rank == 0 else ():
             self._io.remove_checkpoint(self._path(name))
 
     def _path(self, name: str) -> str:

@@ -118,10 +118,6 @@ class ModuleHooks:
         """Put the model into evaluation mode for a prediction."""
         self.eval()
 
-    def on_predict_model_train(self) -> None:
-        """Put the model back into training mode. Unless it is overridden, each part goes back to what it was in."""
-        self.train()
-
     def on_predict_start(self) -> None:
         """Before a prediction."""
 

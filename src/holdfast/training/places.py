@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from holdfast.callbacks.model_checkpoint import ModelCheckpoint
 from holdfast.catalog import publish as publishing
 from holdfast.catalog.folder import Folder
 from holdfast.catalog.manifest import RunRef
-from holdfast.engine.engine import Engine
+from holdfast.catalog.runs import Run
+from holdfast.engine.writer import Ticket
 from holdfast.policy.naming import alias_of, given_by
 from holdfast.policy.plan import Policy
-from holdfast.policy.values import Event, Progress, Record, Request
+from holdfast.policy.values import Event, Moment, Progress, Record, Request
 from holdfast.policy.what import full
 from holdfast.policy.when import never
 from holdfast.policy.where import COUNTERS, Where
@@ -58,6 +60,53 @@ class FolderView:
         return ""
 
 
+class Saver(Protocol):
+    """What a fit asks of whoever saves in a folder: ``Engine``, or one that lets others write."""
+
+    run: Run
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a save is being written now."""
+        ...
+
+    def idle(self, progress: Progress) -> bool:
+        """Whether a bare batch end has nothing to do."""
+        ...
+
+    def consider(self, moment: Moment) -> Ticket | None:
+        """Let the policies decide on one step."""
+        ...
+
+    def checkpoints(self) -> list[Record]:
+        """Those of this run, oldest first."""
+        ...
+
+    def next_sequence(self) -> int:
+        """The next place among the saves of the run."""
+        ...
+
+    def protected(self) -> dict[str, str]:
+        """What is not to go yet, and why."""
+        ...
+
+    def fence(self) -> None:
+        """Wait until nothing reads the state in place."""
+        ...
+
+    def alone(self) -> None:
+        """From now on ask no other rank."""
+        ...
+
+    def settle(self, *, last: bool = False) -> Record | None:
+        """Wait for the save under way."""
+        ...
+
+    def close(self, *, clean: bool) -> None:
+        """The run is over."""
+        ...
+
+
 class Place:
     """One folder.
 
@@ -68,7 +117,7 @@ class Place:
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
         self.root = folder.store.root
-        self.engine: Engine | None = None
+        self.engine: Saver | None = None
         self.run: RunRef | None = None
         self.held: tuple[Request, ...] | None = None
         self._callbacks: dict[ModelCheckpoint, tuple[Policy, ...]] = {}
@@ -89,7 +138,7 @@ class Place:
         for callback, (ranked, *others) in self._callbacks.items():
             self._callbacks[callback] = (replace(ranked, which=callback.which()), *others)
 
-    def begin(self, engine: Engine, now: float) -> None:
+    def begin(self, engine: Saver, now: float) -> None:
         """The run begins here, at ``now`` in seconds."""
         self.engine, self.run = engine, engine.run.ref
         self._first_sequence = self._newest_sequence()
@@ -131,7 +180,7 @@ class Place:
         """Whether every callback was told to keep nothing."""
         return all(p.which == nothing() for policies in self._callbacks.values() for p in policies)
 
-    def ready(self) -> Engine:
+    def ready(self) -> Saver:
         """The engine."""
         assert self.engine is not None, "begin() comes first"
         return self.engine
