@@ -79,7 +79,7 @@ LOADERS = {
     "augmented": lambda: plain(dataset=Rows(noise=True)),
     "augmented, workers": lambda: plain(dataset=Rows(noise=True), num_workers=2),
     "augmented, workers that stay": lambda: plain(dataset=Rows(noise=True), num_workers=2, persistent_workers=True),
-    "weighted": lambda: plain(shuffle=False, sampler=WeightedRandomSampler(torch.rand(SAMPLES), SAMPLES)),
+    "weighted": lambda: plain(shuffle=False, sampler=WeightedRandomSampler(torch.linspace(0.1, 1, SAMPLES), SAMPLES)),
     "by a generator": lambda: plain(generator=torch.Generator().manual_seed(4)),
     "unsized": lambda: plain(dataset=Rows(noise=True), shuffle=False, sampler=Unsized()),
     "several": lambda: {"long": plain(), "short": plain(dataset=Rows(12), batch_size=6)},
@@ -101,7 +101,7 @@ class Net(L.LightningModule):
         parts = list(batch.values()) if isinstance(batch, dict) else [batch]
         self.seen.append((self.current_epoch, batch_idx, [part[1].tolist() for part in parts]))
         loss = sum(self.layers(part[0]).square().mean() for part in parts)
-        self.log("loss", loss, on_step=False, on_epoch=True)
+        self.log("loss", loss, on_step=False, on_epoch=True, batch_size=4)
         return loss
 
     def validation_step(self, batch, batch_idx):
@@ -113,7 +113,7 @@ class Net(L.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=0.01)
 
 
-def run(folder, kind, seed, name="", *, net=None, loader=None, **options):
+def run(folder, kind, seed, name="", *, make=Net, loader=None, **options):
     """Train, saving after each step; or go on from checkpoint ``name``. The trainer."""
     L.seed_everything(seed, verbose=False)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
@@ -124,7 +124,7 @@ def run(folder, kind, seed, name="", *, net=None, loader=None, **options):
     saver = ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1)
     trainer = L.Trainer(callbacks=[] if name else [saver], enable_checkpointing=not name, **quiet, **options)
     validation = DataLoader(Rows(8, noise=True), batch_size=2, shuffle=True)
-    net = Net() if net is None else net
+    net = make()
     trainer.fit(net, loader or LOADERS[kind](), validation, ckpt_path=Path(folder, name) if name else None)
     return trainer
 

@@ -80,7 +80,8 @@ def test_a_file_of_lightning_goes_on_here_as_if_nothing_had_happened(name, their
     for place, path in enumerate(straight["files"]):
         found = ours(name, root / "here" / name / str(place), ckpt_path=path)
         seen = found["seen"]
-        assert (path, found["weights"]) == (path, longer["weights"])
+        if seen:  # else nothing was left to do, and no end of a fit put the average in the place of the weights
+            assert (path, found["weights"]) == (path, longer["weights"])
         assert (path, seen) == (path, longer["seen"][len(longer["seen"]) - len(seen) :])
         assert all(found[k] == longer[k] for k in ("step", "epoch", "lr"))
 
@@ -112,7 +113,7 @@ def test_at_epoch_ends_and_after_validations_the_run_is_whole_there(name, theirs
     straight = theirs[name][0]
     for path in map(Path, made_here[name]["files"]):
         found = resumed_there[name, path.name, "ours"]
-        if WHOLE[name] != "validation" or int(path.stem.rpartition("=")[2]) % 4 == 0:
+        if found["seen"] and (WHOLE[name] != "validation" or int(path.stem.rpartition("=")[2]) % 4 == 0):
             assert (path.name, found["weights"]) == (path.name, straight["weights"])
         assert found["seen"] == straight["seen"][len(straight["seen"]) - len(found["seen"]) :]
 
@@ -126,7 +127,8 @@ def test_the_loops_of_our_files_are_those_of_lightnings(theirs, made_here):
             assert own.keys() == other.keys()
             assert {k: set(v) for k, v in own.items()} == {k: set(v) for k, v in other.items()}
             fit_loop = {k: v for k, v in own["fit_loop"].items() if k not in aside}
-            assert (mine, fit_loop) == (mine, {k: v for k, v in other["fit_loop"].items() if k not in aside})
+            if Path(mine).name != "epoch=2-step=11.ckpt":  # cut short: here the epoch is not over
+                assert (mine, fit_loop) == (mine, {k: v for k, v in other["fit_loop"].items() if k not in aside})
             assert loops.read({"loops": own}).progress == loops.read({"loops": other}).progress
 
 

@@ -105,6 +105,21 @@ def test_pain_11_and_55_a_moved_folder_remembers_the_best(tmp_path):
     assert not (tmp_path / "a").exists()
 
 
+def test_pain_11_a_callback_that_is_added_takes_nothing_from_one_like_it(tmp_path):
+    """Going on with one more that ranks by the same metric, given first: what the other kept stays its own."""
+
+    def three():
+        return ranked(tmp_path, filename="three-{epoch}", save_top_k=3)
+
+    fit(tmp_path, three(), net=scripted(0.1, 0.2, 0.3), max_epochs=3)
+    kept = names(tmp_path)
+    one, again = ranked(tmp_path, filename="one-{epoch}", save_top_k=1), three()
+    fit(tmp_path, one, again, net=scripted(0, 0, 0, 0.9, 0.8), max_epochs=5, ckpt_path="last")
+    assert set(names(tmp_path)) == {*kept, "one-epoch=4.ckpt"}
+    assert Path(again.best_model_path).name == "three-epoch=0.ckpt"
+    assert Path(one.best_model_path).name == "one-epoch=4.ckpt"
+
+
 def test_pain_55_no_folder_is_remembered(tmp_path):
     """Neither ledger nor manifest has what would be wrong on another machine, but for the keys of others' view."""
     fit(tmp_path / "secret-place", ranked(tmp_path / "secret-place", save_last=True), net=scripted(0.1, 0.6))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from holdfast.callbacks.older import OlderHooks
@@ -30,6 +31,15 @@ class Callback(OlderHooks):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Put back what ``state_dict`` returned."""
+
+    @property
+    def edits_weights(self) -> bool:
+        """Whether ``on_save_checkpoint`` is to be called for a file of weights alone too."""
+        return False
+
+    def state_places(self, checkpoint: Mapping[str, Any]) -> Mapping[str, tuple[str | int, ...]]:
+        """The parts that this callback adds to a checkpoint, or moves in it: each name with its path in the dict."""
+        return {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Before anything else of fit, validate, test or predict."""

@@ -33,6 +33,9 @@ def equal_weights(average: torch.Tensor, weights: torch.Tensor, averaged: torch.
     return average + (weights - average) / (averaged + 1)
 
 
+_AVERAGE = "average_state_dict"
+
+
 class StochasticWeightAveraging(Callback):
     """Average the weights at the beginning of each of the last epochs; when the fit is over the module has the average.
 
@@ -121,9 +124,14 @@ class StochasticWeightAveraging(Callback):
         self._latest_update_epoch = state_dict["latest_update_epoch"]
         self._read = state_dict["average_model_state"]
 
-    def places(self, checkpoint: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    def state_places(self, checkpoint: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
         """Where the part ``average`` is in a checkpoint."""
-        return {} if self._average is None else {"average": ("callbacks", self.state_key, "average_model_state")}
+        return {"average": (_AVERAGE,)} if _AVERAGE in checkpoint else {}
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Name the average as a part of its own: the same tensors as in this callback's state, written once."""
+        if self._average is not None:
+            checkpoint[_AVERAGE] = checkpoint["callbacks"][self.state_key]["average_model_state"]
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Where averaging had begun, its scheduler is in place before its state is put back."""

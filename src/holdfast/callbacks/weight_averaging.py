@@ -73,7 +73,7 @@ class WeightAveraging(Callback):
         """Whether ``on_save_checkpoint`` has a say in what a file with weights only holds."""
         return self._average_model is not None
 
-    def places(self, checkpoint: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    def state_places(self, checkpoint: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
         """Where the parts ``model`` and ``average`` are in a checkpoint that this callback arranged."""
         return {"model": (_LIVE,), "average": (_AVERAGE,)} if _LIVE in checkpoint else {}
 

@@ -37,7 +37,6 @@ ABSENT = {
     "lightning.pytorch.plugins.layer_sync": "Trainer(sync_batchnorm=True) is what asks for it.",
     "lightning.pytorch.plugins.io": "holdfast.store is what writes checkpoints.",
     "lightning.pytorch.loggers": _LOGGER,
-    "lightning.pytorch.profilers": "torch.profiler around fit() shows the same.",
     "lightning.pytorch.serve": "torch.export takes a LightningModule as any module.",
     "lightning.pytorch.utilities.exceptions.SIGTERMException": "SIGTERM ends a fit with SystemExit(143).",
 }

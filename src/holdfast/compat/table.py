@@ -34,7 +34,7 @@ _CALLBACKS: Names = {
     ),
 }  # fmt: skip
 _LOGGERS: Names = {"holdfast.loggers": ("CSVLogger", "Logger", "MLFlowLogger", "TensorBoardLogger", "WandbLogger")}
-_IO: Names = {}
+_IO: Names = {"holdfast.training.checkpoint_io": ("AsyncCheckpointIO", "CheckpointIO", "TorchCheckpointIO")}
 _RANK_ZERO: Names = {
     "holdfast.compat.rank_zero": (
         "LightningDeprecationWarning", "WarningCache", "rank_prefixed_message", "rank_zero_debug",
@@ -112,6 +112,12 @@ MODULES: dict[str, Names] = {
     "lightning.pytorch.loggers.mlflow": {"holdfast.loggers": ("MLFlowLogger",)},
     "lightning.pytorch.loggers.tensorboard": {"holdfast.loggers": ("TensorBoardLogger",)},
     "lightning.pytorch.loggers.wandb": {"holdfast.loggers": ("WandbLogger",)},
+    # Plugins
+    "lightning.pytorch.plugins": _IO,
+    "lightning.pytorch.plugins.io": _IO,
+    "lightning.pytorch.plugins.io.async_plugin": {"holdfast.training.checkpoint_io": ("AsyncCheckpointIO",)},
+    "lightning.pytorch.plugins.io.checkpoint_plugin": {"holdfast.training.checkpoint_io": ("CheckpointIO",)},
+    "lightning.pytorch.plugins.io.torch_plugin": {"holdfast.training.checkpoint_io": ("TorchCheckpointIO",)},
     # Profilers
     "lightning.pytorch.profilers": {
         "holdfast.profilers": (
@@ -165,6 +171,10 @@ MODULES: dict[str, Names] = {
     },
     # What programs use of Fabric's utilities, and nothing else of Fabric
     "lightning.fabric": {"holdfast": ("seed_everything",)},
+    "lightning.fabric.plugins": {"holdfast.training.checkpoint_io": ("CheckpointIO", "TorchCheckpointIO")},
+    "lightning.fabric.plugins.io": {"holdfast.training.checkpoint_io": ("CheckpointIO", "TorchCheckpointIO")},
+    "lightning.fabric.plugins.io.checkpoint_io": {"holdfast.training.checkpoint_io": ("CheckpointIO",)},
+    "lightning.fabric.plugins.io.torch_io": {"holdfast.training.checkpoint_io": ("TorchCheckpointIO",)},
     "lightning.fabric.utilities": {
         **_RANK_ZERO,
         "holdfast.training.hparams": ("AttributeDict",),

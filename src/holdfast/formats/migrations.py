@@ -117,22 +117,22 @@ def _keys_without_save_on_train_epoch_end(state: State) -> str | None:
 def _scaler_under_one_key(state: State) -> str | None:
     """Before 2.0 the scaler's state had other names; Apex's own held a scale and a count as well."""
     for old in ("native_amp_scaling_state", "NativeMixedPrecisionPlugin", "MixedPrecisionPlugin"):
-        if old in state:
-            state.setdefault("MixedPrecision", state.pop(old))
+        if scaler := state.pop(old, None):
+            state.setdefault("MixedPrecision", scaler)
     apex = state.pop("amp_scaling_state", None)
     if apex is None:
         return None
-    scaler = apex.get("loss_scaler0", apex) if isinstance(apex, dict) else {}
-    if not isinstance(scaler, dict) or "loss_scale" not in scaler:
+    told = apex.get("loss_scaler0", apex) if isinstance(apex, dict) else {}
+    if not isinstance(told, dict) or "loss_scale" not in told:
         return "the state of Apex's loss scaling in it is of no known form, and is left out"
     state.setdefault(
         "MixedPrecision",
         {
-            "scale": float(scaler["loss_scale"]),
+            "scale": float(told["loss_scale"]),
             "growth_factor": 2.0,
             "backoff_factor": 0.5,
             "growth_interval": 2000,
-            "_growth_tracker": int(scaler.get("unskipped", 0)),
+            "_growth_tracker": int(told.get("unskipped", 0)),
         },
     )
     return "it was trained with Apex: its loss scale goes on in PyTorch's own scaler, with precision='16-mixed'"

@@ -10,6 +10,7 @@ import ctypes
 import errno
 import mmap
 import os
+from contextlib import suppress
 
 BLOCK = mmap.PAGESIZE
 """No less than what disks and file systems commonly ask for; one that asks for more refuses, and gets none."""
@@ -18,7 +19,10 @@ _REFUSED = frozenset({errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP})
 
 def aligned_memory(size: int) -> mmap.mmap:
     """Memory that can be written from directly. It is there as far as it is touched, until nobody has it."""
-    return mmap.mmap(-1, size)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError, AttributeError):  # no such pages: small ones serve as well, and take longer to be made
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
 
 
 def open_again(path: str, file: os.stat_result) -> int | None:

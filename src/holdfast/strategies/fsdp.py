@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping
 from types import MethodType
 from typing import Any, TypeVar
 
@@ -11,20 +10,18 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from holdfast.errors import ConfigError
 from holdfast.state.precision import Precision
+from holdfast.strategies import sharding
 from holdfast.strategies.ddp import Distributed
 from holdfast.strategies.launch import Launcher
-from holdfast.strategies.training import mapped
+from holdfast.strategies.sharding import Policy
 from holdfast.strategies.world import World
 
 T = TypeVar("T")
-
-Policy = Collection[type[nn.Module]] | Callable[[nn.Module], bool]
-"""Which modules are sharded by themselves: their classes, or what says so of each."""
 
 _CALL = "_holdfast_call"
 
@@ -32,7 +29,10 @@ _CALL = "_holdfast_call"
 class Sharded(Distributed):
     """A part of every parameter, gradient and optimizer state on each rank.
 
-    What users have sharded in ``configure_model`` stays as it is; the rest is sharded as a whole, or by a policy.
+    What users have sharded in ``configure_model`` stays as it is; the rest is sharded as a whole, or by a policy. What
+    torch cannot divide (parameters without dimensions, or trained in another dtype than the others of their module)
+    every rank keeps whole. Gradients are averaged in each backward pass, also where several make one step: so every
+    rank's gradients take no more memory than its part of the parameters, and a checkpoint between them is exact.
 
     Args:
         devices, precision, launcher, world: As for ``Distributed``.
@@ -66,96 +66,111 @@ class Sharded(Distributed):
         self.spread, self.infers = True, False
         self._mesh: DeviceMesh | None = None
         self._call: Callable[..., Any] | None = None
+        self._whole: list[nn.Parameter] = []
 
     def setup(self, module: nn.Module, *, training: bool) -> None:
         """Shard the module, which every rank has made alike; what rank 0 has is what all get."""
-        super().setup(module, training=training)
-        if not isinstance(module, FSDPModule):
-            self._share_weights(module)
-            for part in reversed([m for m in module.modules() if m is not module and self._by_itself(m)]):
-                self._shard(part)
-            self._shard(module)
+        self.precision.convert(module)
+        module._apply(lambda t: t if t.is_meta else t.to(self.device))
+        automatic = bool(getattr(module, "automatic_optimization", True))
+        # Memory for a part of the module at a time, where it was made on the meta device.
+        units = sharding.units(module, self._policy, whole=automatic)
+        others = () if automatic else units
+        for unit in units:
+            sharding.materialise(unit, self.device)
+            sharding.made_alike(unit)
+            self._shard(unit, sharding.undivided(unit, others=others))
+        sharding.materialise(module, self.device)
+        self._whole = [p for p in module.parameters() if not isinstance(p, DTensor)]
+        if not automatic:
+            sharding.made_alike(module)
+            self._call = None
+            return
         # Steps go through one method that torch takes for a forward pass of the outermost module.
         setattr(module, _CALL, MethodType(_call, module))
         register_fsdp_forward_method(module, _CALL)
         self._call = getattr(module, _CALL)
 
-    def _share_weights(self, module: nn.Module) -> None:
-        """Ranks may have been seeded differently: those tensors that are whole still are made alike."""
-        for tensor in (*module.parameters(), *module.buffers()):
-            if not isinstance(tensor, DTensor) and not tensor.is_meta:
-                torch.distributed.broadcast(tensor.detach(), 0)
-
-    def _by_itself(self, module: nn.Module) -> bool:
-        if self._policy is None or isinstance(module, FSDPModule):
-            return False
-        return self._policy(module) if callable(self._policy) else type(module) in self._policy
-
-    def _shard(self, module: nn.Module) -> None:
+    def _shard(self, unit: nn.Module, undivided: set[nn.Parameter]) -> None:
         self._mesh = self._mesh or init_device_mesh(self.device.type, (self.world.size,))
         kind = torch.bfloat16 if self.precision.name == "bf16-mixed" else None
         numbers = MixedPrecisionPolicy(param_dtype=kind, reduce_dtype=torch.float32 if kind is not None else None)
-        fully_shard(module, mesh=self._mesh, mp_policy=numbers, reshard_after_forward=self._reshard)
+        fully_shard(
+            unit,
+            mesh=self._mesh,
+            mp_policy=numbers,
+            reshard_after_forward=self._reshard,
+            ignored_params=undivided,
+        )
 
     def forward(self, step: Callable[..., T], *args: Any) -> T:
-        """Call a step with its parameters gathered."""
-        assert self._call is not None, "setup() comes first"
+        """Call a step with its parameters gathered; with manual optimisation, each child gathers its own."""
+        if self._call is None:
+            return super().forward(step, *args)
         with self.precision.forward():
             result: T = self._call(step, *args)
             return result
 
-    @contextmanager
-    def _unsynchronised(self, module: FSDPModule) -> Any:
-        module.set_requires_gradient_sync(False)
-        try:
-            yield
-        finally:
-            module.set_requires_gradient_sync(True)
+    def backward(self, module: Any, loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+        """The backward pass, at the end of which every rank has its part of the mean of all gradients."""
+        whole = [p for p in self._whole if p.requires_grad]
+        before = [p.grad for p in whole]
+        for p in whole:
+            p.grad = None
+        super().backward(module, loss, *args, **kwargs)
+        if whole:
+            sharding.average(whole, before, self.world.size)
 
-    def no_sync(self, module: Any) -> AbstractContextManager[Any]:
-        """Gradients stay whole on their rank meanwhile, which takes their memory."""
-        context: AbstractContextManager[Any] = self._unsynchronised(module)
-        return context
+    def clip(self, optimizer: Optimizer, value: float, algorithm: str) -> None:
+        """Clip an optimizer's gradients, by the norm of all of them on all ranks or by value.
+
+        Raises:
+            ConfigError: The algorithm is neither.
+        """
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        if algorithm == "norm" and gradients:
+            factor = (value / (sharding.total_norm(gradients) + 1e-6)).clamp(max=1.0)
+            for gradient in gradients:
+                sharding.local_part(gradient).mul_(factor)
+        elif algorithm == "value":
+            for gradient in gradients:
+                sharding.local_part(gradient).clamp_(-value, value)
+        elif algorithm != "norm":
+            super().clip(optimizer, value, algorithm)
 
     def whole(self, state: Any) -> Any:
         """The state with its tensors gathered one by one, on rank 0; elsewhere, with empty ones in their place."""
-        return mapped(state, self._gathered)
-
-    def _gathered(self, tensor: torch.Tensor) -> torch.Tensor:
-        if not isinstance(tensor, DTensor):
-            return tensor
-        full = tensor.full_tensor()
         # The other ranks must take part, and must not fill up with what only rank 0 writes.
-        return full.to("cpu") if self.world.rank == 0 else full.new_empty(0)
+        return sharding.Gatherer(keeps=self.world.rank == 0).gathered(state)
 
     def load_module(self, module: nn.Module, state: Any, *, strict: bool) -> None:
         """Load whole tensors; each rank takes its part."""
-        super().load_module(module, _divided(state, module.state_dict()), strict=strict)
+        super().load_module(module, sharding.divided(state, module.state_dict()), strict=strict)
 
     def load_optimizer(self, optimizer: Optimizer, state: Any) -> None:
         """Load whole tensors; each rank takes its part."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         held = {
-            key: {name: _part_of(value, parameters[key]) for name, value in one.items()}
+            key: {name: sharding.part_of(value, parameters[key]) for name, value in one.items()}
             if key < len(parameters)
             else one
             for key, one in state["state"].items()
         }
         super().load_optimizer(optimizer, {**state, "state": held})
 
+    def gradients(self, module: nn.Module) -> dict[str, torch.Tensor]:
+        """This rank's part of the gradients, which all ranks have averaged already."""
+        return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+
+    def load_gradients(self, module: nn.Module, gradients: Mapping[str, torch.Tensor]) -> None:
+        """Put whole gradients back, each rank its part."""
+        own = dict(module.named_parameters())
+        super().load_gradients(module, {name: sharding.part_of(g, own.get(name)) for name, g in gradients.items()})
+
+    def teardown(self, module: nn.Module) -> None:
+        """Leave the module as it is: each rank's part stays on its device."""
+
 
 def _call(module: nn.Module, step: Callable[..., Any], *args: Any) -> Any:
     return step(*args)
-
-
-def _divided(state: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    return {name: _part_of(value, own.get(name)) for name, value in state.items()}
-
-
-def _part_of(value: Any, like: Any) -> Any:
-    """This rank's part of a whole tensor, where it is to replace one of which there are parts."""
-    if not isinstance(value, torch.Tensor) or not isinstance(like, DTensor) or value.shape != like.shape:
-        return value
-    value = value.to(like.device)
-    # Every rank has read the file: nothing needs to be sent.
-    return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)

@@ -27,6 +27,9 @@ from holdfast.training.module import LightningModule
 if TYPE_CHECKING:
     from holdfast.engine.job import Captured
     from holdfast.policy.what import What
+    from holdfast.profilers.base import Profiler
+    from holdfast.strategies.base import TrainingStrategy
+    from holdfast.training.checkpoint_io import CheckpointIO
     from holdfast.training.saving import Saving
     from holdfast.training.trainer import Trainer
 
@@ -37,6 +40,10 @@ LOADERS: dict[Stage, str] = {"validation": "val", "test": "test", "predict": "pr
 class Assembly(Facts):
     """The side of ``Trainer`` that makes the parts of a run and gives each the values that it needs."""
 
+    checkpoint_io: CheckpointIO | None = None
+    """A user's own way to write checkpoints; None for Holdfast's."""
+    profiler: Profiler | None = None
+    """Who is told what the run calls; None for nobody, and then nothing is measured."""
     _log_hparams: bool
     _samples: bool
 
@@ -57,7 +64,30 @@ class Assembly(Facts):
         self.metric_log = SilentLog() if self.config.barebones else MetricLog()
         self.metric_log.reduce = self.strategy.reduce if self.world_size > 1 else None
         self.should_stop = self.sanity_checking = False
-        self.hooks = Hooks(self, model, LightningModule, self.callbacks, self.hook_context)
+        self.hooks = self._hooks(model)
+
+    def _hooks(self, model: LightningModule) -> Hooks:
+        if self.profiler is None:
+            return Hooks(self, model, LightningModule, self.callbacks, self.hook_context)
+        from holdfast.profilers.watching import WatchedHooks
+
+        return WatchedHooks(self.profiler, self, model, LightningModule, self.callbacks, self.hook_context)
+
+    def _computing(self) -> TrainingStrategy:
+        """The strategy as loops call it."""
+        if self.profiler is None:
+            return self.strategy
+        from holdfast.profilers.watching import WatchedStrategy
+
+        return cast("TrainingStrategy", WatchedStrategy(self.profiler, self.strategy))
+
+    def _read(self, batches: Batches, action: str) -> Batches:
+        """Batches as loops read them."""
+        if self.profiler is None:
+            return batches
+        from holdfast.profilers.watching import WatchedBatches
+
+        return cast("Batches", WatchedBatches(self.profiler, batches, action))
 
     def _agree_on_versions(self) -> None:
         """Every rank knows the version that rank 0 took for a logger: folders follow from it."""
@@ -73,6 +103,8 @@ class Assembly(Facts):
         model, datamodule = self.lightning_module, self._datamodule
         if self.world_size > 1:
             self._agree_on_versions()
+        if self.profiler is not None:
+            self.profiler.setup(stage, self.local_rank if self.world_size > 1 else None, self.log_dir)
         if self.local_rank == 0:  # once a host: what is prepared lies on its disk
             if datamodule is not None:
                 datamodule.prepare_data()
@@ -102,9 +134,9 @@ class Assembly(Facts):
         if loader is None:
             raise ConfigError("There is nothing to train on: the datamodule has no train_dataloader.")
         loader = in_sequence(loader) if self.config.overfit_batches else loader
-        return limited(
-            self._sampled(loader, training=not self.config.overfit_batches), self.config.limit("train"), what="train"
-        )
+        loader = self._sampled(loader, training=not self.config.overfit_batches)
+        batches = limited(loader, self.config.limit("train"), what="train")
+        return self._read(batches, "[FitLoop].train_dataloader_next")
 
     def _reloading(self, train: Any, val: Any) -> Callable[[int], Batches | None]:
         """Asks for loaders anew in every n-th epoch but the first; and where a run goes on, now that it knows where."""
@@ -128,7 +160,8 @@ class Assembly(Facts):
         if self.config.overfit_batches and kind == "val":
             loaders = [in_sequence(one) for one in loaders]
         loaders = [self._sampled(one, training=False) for one in loaders]
-        return [limited(one, self.config.limit(kind), what=kind) for one in loaders]
+        found = [limited(one, self.config.limit(kind), what=kind) for one in loaders]
+        return [self._read(one, f"[Evaluation].{kind}_dataloader_next") for one in found]
 
     def _sampled(self, loader: Any, *, training: bool) -> Any:
         return self.strategy.sampled(loader, training=training) if self._samples else loader
@@ -145,7 +178,7 @@ class Assembly(Facts):
         return Evaluation(
             stage,
             module=self.lightning_module,
-            strategy=self.strategy,
+            strategy=self._computing(),
             hooks=self.hooks,
             context=self.hook_context,
             metrics=self.metric_log,
@@ -161,7 +194,7 @@ class Assembly(Facts):
         name = "on_train_epoch_end"
         return FitLoop(
             module=self.lightning_module,
-            strategy=self.strategy,
+            strategy=self._computing(),
             hooks=self.hooks,
             context=self.hook_context,
             metrics=self.metric_log,
@@ -205,6 +238,7 @@ class Assembly(Facts):
             validates=validates,
             logs_late=self._logs_late(),
             saved=self._tell_of_checkpoint,
+            io=self.checkpoint_io,
         )
 
     def _logs_late(self) -> bool:

@@ -139,6 +139,8 @@ def captured(made: Dump, parts: Parts) -> Captured:
     trained = {f"model.{name}": p.requires_grad for name, p in named}
     frozen = frozenset(name for name, is_trained in trained.items() if not is_trained)
     groups = {name: names for name, names in _groups(parts).items() if name in made.places}
+    for callback in parts.callbacks:
+        made.places.update(callback.state_places(made.root))
     there = {name: place for name, place in made.places.items() if _is_there(made.root, place)}
     lent = lendable(parts.optimizers, [parts.module])
     return Captured(made.root, there, frozen, groups, frozenset(trained) - frozen, lent)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import secrets
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -73,7 +74,8 @@ class TorchCheckpointIO(CheckpointIO):
         bytes = io.BytesIO()
         torch.save(checkpoint, bytes)
         target = Path(path).expanduser().absolute()
-        sink = LocalStore(target.parent).create(target.name, owner="", size=bytes.getbuffer().nbytes)
+        owner = secrets.token_hex(16)  # of nobody who could sweep it up
+        sink = LocalStore(target.parent).create(target.name, owner=owner, size=bytes.getbuffer().nbytes)
         try:
             sink.write_at(0, bytes.getbuffer())
             sink.publish(target.name, replace=True)

@@ -192,6 +192,11 @@ class Facts(Settings):
         return [] if self._prediction is None else self._prediction.outputs
 
     @property
+    def accumulate_grad_batches(self) -> int:
+        """Batches whose gradients make one step, now."""
+        return self.config.accumulate_grad_batches if self.loop is None else self.loop.limits.accumulate
+
+    @property
     def estimated_stepping_batches(self) -> float:
         """Optimizer steps of the whole fit, for schedulers that must know; infinite where nothing limits it."""
         steps = float("inf") if self.config.max_steps == -1 else self.config.max_steps

@@ -170,7 +170,7 @@ def best(callback: ModelCheckpoint | None, folders: Sequence[Folder]) -> str:
     """
     if callback is None:
         raise ConfigError(
-            "ckpt_path='best': this Trainer has no ModelCheckpoint, which would say what is best.",
+            "ckpt_path='best': no ModelCheckpoint of this Trainer has saved anything, and none says what is best.",
             remedy="Give the path of a checkpoint.",
         )
     if path := callback.best_model_path:

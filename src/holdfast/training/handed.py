@@ -6,7 +6,8 @@ What was written before this fit is not known here, and is never removed.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,7 @@ class Handed:
         self._io, self._folder, self._policies = io, folder, tuple(policies)
         self._capture, self._group, self._tallies, self._saved = capture, group, dict(tallies), saved
         self._records: list[Record] = []
+        self._written: list[Record] = []
         self._sequence = 0
         self._horizon = planning.horizon(self._policies, self._tallies)
 
@@ -169,15 +171,16 @@ class Handed:
         before, sequence = self._records, self._sequence
         after = expected(before, decided, moment, run=self.run.ref.id, sequence=sequence)
         after = [replace(r, id=secrets.token_hex(16)) if r.sequence > sequence else r for r in after]
+        self._written = before
         self._records = after  # what the state says of its own callbacks includes this very save
         try:
             for amend in decided.amends:
                 self._amend(next(r for r in before if r.id == amend.id), amend.names, moment.progress)
             for save in decided.saves:
                 self._write(self._capture(save.what).root, save.names)
-        except Exception as error:  # of the user's code, or of hooks: it may be any
+        except BaseException:
             self._records = before
-            raise self._failed(error, [name for save in decided.saves for name in save.names]) from error
+            raise
         self._sequence += len(decided.saves)
         kept = {name for record in after for name in record.names}
         self._remove([name for record in before for name in record.names if name not in kept])
@@ -193,12 +196,14 @@ class Handed:
         if record.progress == now and record.what == str(full):
             state = self._capture(full).root
         else:
-            state = dict(self._io.load_checkpoint(self._path(record.names[0])))
+            with self._theirs(names[0]):
+                state = dict(self._io.load_checkpoint(self._path(record.names[0])))
         self._write(state, names)
 
     def _write(self, state: dict[str, Any], names: Sequence[str]) -> None:
         for name in names if self._group.rank == 0 else ():
-            self._io.save_checkpoint(state, self._path(name))
+            with self._theirs(name):
+                self._io.save_checkpoint(state, self._path(name))
 
     def _remove(self, names: Sequence[str]) -> None:
         for name in names if self._group.rank == 0 else ():
@@ -207,11 +212,14 @@ class Handed:
     def _path(self, name: str) -> str:
         return str(Path(self._folder.store.root) / name)
 
-    def _failed(self, error: Exception, names: Sequence[str]) -> SaveFailed:
-        why = error.what if isinstance(error, HoldfastError) else f"{type(error).__name__}: {error}"
-        good = ", ".join(f"'{record.names[0]}'" for record in self._records[-1:])
-        return SaveFailed(
-            f"was not saved: {type(self._io).__name__} raised {why}.",
-            checkpoint=names[0] if names else str(self._folder.store.root),
-            good=f"{good} was written before." if good else "",
-        )
+    @contextmanager
+    def _theirs(self, name: str) -> Iterator[None]:
+        """While the user's code runs: what it raises is told as a save that failed."""
+        try:
+            yield
+        except Exception as error:  # it may be any
+            why = error.what if isinstance(error, HoldfastError) else f"{type(error).__name__}: {error}"
+            good = next((f"'{record.names[0]}' was written before." for record in reversed(self._written)), "")
+            raise SaveFailed(
+                f"was not saved: {type(self._io).__name__} raised {why}.", checkpoint=name, good=good
+            ) from error

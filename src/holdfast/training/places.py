@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from holdfast.callbacks.model_checkpoint import ModelCheckpoint
 from holdfast.catalog import publish as publishing
@@ -128,10 +128,30 @@ class Place:
 
     def add(self, callback: ModelCheckpoint, on_train_epoch_end: bool) -> None:
         """One more callback; its policies are called after what it ranks by, whatever else is there."""
-        name, same = _name(callback), sum(_name(other) == _name(callback) for other in self._callbacks)
         callback.attach(FolderView(self.root, lambda: self._callbacks[callback], self.records))
-        unique = f"{name} {same + 1}" if same else name
-        self._callbacks[callback] = callback.policies(unique, on_train_epoch_end=on_train_epoch_end)
+        names = self._names([*self._callbacks, callback])
+        self._callbacks = {c: c.policies(name, on_train_epoch_end=on_train_epoch_end) for c, name in names.items()}
+
+    def _names(self, callbacks: Sequence[ModelCheckpoint]) -> dict[ModelCheckpoint, str]:
+        """A name for each. Of several alike, who has the rules of before has the name of before, in whatever order."""
+        alike: dict[str, list[ModelCheckpoint]] = {}
+        for callback in callbacks:
+            alike.setdefault(_name(callback), []).append(callback)
+        named: dict[ModelCheckpoint, str] = {}
+        for name, those in alike.items():
+            free = [name, *(f"{name} {number}" for number in range(2, len(those) + 1))]
+            known = self._rules_of_before() if len(those) > 1 else {}
+            for callback in those:
+                if (own := next((n for n in free if known.get(n) == callback.which().to_json()), None)) is not None:
+                    named[callback] = own
+                    free.remove(own)
+            named.update(zip([c for c in those if c not in named], free, strict=True))
+        return {callback: named[callback] for callback in callbacks}
+
+    def _rules_of_before(self) -> Mapping[str, list[Any]]:
+        """What the newest run of the folder kept, by policy."""
+        listing = self.folder.scan()
+        return listing.rules.get(listing.newest_run() or "", {})
 
     def look_again(self) -> None:
         """Ask each callback anew which checkpoints it keeps: a state that it was given may rank with others."""

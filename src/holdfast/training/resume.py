@@ -24,6 +24,7 @@ from holdfast.state import random
 from holdfast.store import LocalStore, Sink
 from holdfast.store.urls import is_url
 from holdfast.training.checkpoint import OWN
+from holdfast.training.checkpoint_io import CheckpointIO
 from holdfast.training.loading import read_foreign
 from holdfast.training.opening import Readable, readable
 from holdfast.training.ranks import own_part, ranks_of
@@ -68,12 +69,15 @@ class Resumed:
     restore_random: Callable[[], None]
 
 
-def open_checkpoint(source: str | os.PathLike[str], *, weights_only: bool | None = None) -> Opened:
+def open_checkpoint(
+    source: str | os.PathLike[str], *, weights_only: bool | None = None, io: CheckpointIO | None = None
+) -> Opened:
     """Read a checkpoint.
 
     Args:
         source: A path or a URL (http, https, or whatever fsspec opens).
         weights_only: False gives back values that are not plain too, by pickle, which runs code in the file.
+        io: A user's own way to read the file that a path or URL names.
 
     Raises:
         NotFound: There is none.
@@ -81,6 +85,8 @@ def open_checkpoint(source: str | os.PathLike[str], *, weights_only: bool | None
         Foreign: Holdfast did not write it, and it cannot be read safely.
         Incompatible: Holdfast did not write it, and it is of no form that is known.
     """
+    if io is not None:
+        return _handed(os.fspath(source), io, weights_only)
     trusted = weights_only is False
     text = os.fspath(source)
     if is_url(text) and not text.startswith("file://"):
@@ -127,20 +133,31 @@ def _whole(file: CheckpointFile, *, trusted: bool) -> dict[str, Any]:
 def _foreign(there: Readable, *, trusted: bool) -> Opened:
     read = read_foreign(there, "cpu", trusted=trusted)
     _say_withheld(read.withheld, there.name)
+    opened = _standing(read.state, there.name)
+    rank_beside(read.state, there.path)
+    return opened
+
+
+def _handed(path: str, io: CheckpointIO, weights_only: bool | None) -> Opened:
+    """One that a user's own code reads."""
+    return _standing(dict(io.load_checkpoint(path, map_location="cpu", weights_only=weights_only)), path)
+
+
+def _standing(state: dict[str, Any], name: str) -> Opened:
+    """A state without a manifest: where it stands, its loops say."""
     stand = loops.Stand(Progress(), 0)
-    if "loops" in read.state:
+    if "loops" in state:
         try:
-            stand = loops.read(read.state)
+            stand = loops.read(state)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise Incompatible(
                 f"says where it stands in a way that is not known: {error!r:.200}.",
-                checkpoint=there.name,
+                checkpoint=name,
                 good="Nothing was changed.",
                 remedy="Take only the weights: load_from_checkpoint().",
             ) from error
-    rank_beside(read.state, there.path)
     manifest = Manifest(id="", run=RunRef(""), sequence=0, progress=stand.progress)
-    return Opened(None, None, there.name, manifest, read.state, stand)
+    return Opened(None, None, name, manifest, state, stand)
 
 
 def _say_withheld(paths: Sequence[str], checkpoint: str) -> None:
@@ -183,8 +200,8 @@ def going_on(opened: Opened, *, rank: int = 0, size: int = 1) -> tuple[Progress,
         inexact.append("an error had left it inside a step, so what that step drew from the random state stays drawn")
     if opened.stand is None and (before := ranks_of(opened.state.get(OWN, {}))) != size:
         inexact.append(
-            f"it was saved on {before} rank{'s' * (before > 1)} and goes on on {size}: samples keep their order, and what "
-            "is drawn at random beside them (dropout, augmentation) is not what it would have been"
+            f"it was saved on {before} rank{'s' * (before > 1)} and goes on on {size}: samples keep their order, and "
+            "what is drawn at random beside them (dropout, augmentation) is not what it would have been"
         )
     if opened.stand is not None and opened.stand.accumulating:
         inexact.append("it seems to lie between the batches of one optimizer step, and holds no gradients")
@@ -211,6 +228,8 @@ def save_alone(
     path: Path,
     *,
     identity: tuple[RunRef, int] | None,
+    io: CheckpointIO | None = None,
+    storage_options: Any = None,
 ) -> None:
     """Write one file, durably, and nothing beside it.
 
@@ -221,11 +240,16 @@ def save_alone(
         metrics: The metrics now.
         path: The file.
         identity: The run and the place among its saves; None for a run of its own.
+        io: A user's own way to write it.
+        storage_options: What it is given for that.
 
     Raises:
         SaveFailed: It was not saved; a file that stood there stands.
     """
     path = path.expanduser().absolute()
+    if io is not None:
+        io.save_checkpoint(captured.root, str(path), storage_options)
+        return
     if path.is_dir():
         raise SaveFailed("was not saved: there is a folder of that name.", checkpoint=str(path), remedy="Name a file.")
     store = LocalStore(path.parent)

@@ -52,6 +52,10 @@ class Running(Assembly):
             self._status = TrainerStatus.INTERRUPTED
             self._say_who_failed(error)
             raise
+        finally:
+            if self.profiler is not None:
+                self.profiler.describe()
+                self.profiler.teardown(str(fn))
         self._status = TrainerStatus.FINISHED
         return result
 
@@ -295,7 +299,7 @@ class Running(Assembly):
 
         return finding.find(
             ckpt_path, near=near, callback=self.checkpoint_callback, holds=holds, group=self.strategy.group,
-            read=partial(resume.open_checkpoint, weights_only=weights_only),
+            read=partial(resume.open_checkpoint, weights_only=weights_only, io=self.checkpoint_io),
         )  # fmt: skip
 
     def _best_of_fit(self) -> str | None:
@@ -328,10 +332,9 @@ class Running(Assembly):
         parts = self._parts()
         made = dump(parts, what)
         made.root = self.strategy.whole(made.root)
-        if what.wants_part("optimizer"):
-            self.hooks.call_all(
-                self.hooks.of_callbacks("on_save_checkpoint", self.callbacks), "on_save_checkpoint", made.root
-            )
+        # A file of weights alone is for those who say that they change the weights in it.
+        told = [c for c in self.callbacks if what.wants_part("optimizer") or c.edits_weights]
+        self.hooks.call_all(self.hooks.of_callbacks("on_save_checkpoint", told), "on_save_checkpoint", made.root)
         self.hooks.call_all(self.hooks.of_module("on_save_checkpoint"), "on_save_checkpoint", made.root)
         return captured(made, parts)
 

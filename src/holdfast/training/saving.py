@@ -25,7 +25,9 @@ from holdfast.policy.what import What
 from holdfast.state.signals import Signals, exit_code
 from holdfast.store import LocalStore
 from holdfast.training.agreement import Agreement
-from holdfast.training.places import FINAL, RESCUE, Place
+from holdfast.training.checkpoint_io import CheckpointIO
+from holdfast.training.handed import HandedPlace
+from holdfast.training.places import FINAL, RESCUE, Place, Saver
 
 BY_CALL = "asked for by save_checkpoint()"
 
@@ -46,6 +48,7 @@ class Saving:
         validates: Whether there is a validation, which may log what is looked at.
         logs_late: Whether somebody may log at a training epoch's end.
         saved: Told of each callback a checkpoint of which is durable, on the main thread.
+        io: A user's own way to write the files, if any.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class Saving:
         validates: bool,
         logs_late: bool,
         saved: Callable[[ModelCheckpoint], None] = lambda callback: None,
+        io: CheckpointIO | None = None,
     ) -> None:
         self._capture, self._progress, self._scores, self._logged = capture, progress, scores, logged
         self._signals, self._agreement, self.group, self._saved = signals, agreement, group, saved
@@ -77,7 +81,7 @@ class Saving:
             home = Folder(LocalStore(folder))
             place = next((p for p in self._places if p.root == home.store.root), None)
             if place is None:
-                self._places.append(place := Place(home))
+                self._places.append(place := Place(home) if io is None else HandedPlace(home, io))
             place.add(callback, on_train_epoch_end)
 
     def prepare(self) -> None:
@@ -92,16 +96,21 @@ class Saving:
         for place in sorted(self._places, key=lambda place: place.root != root):
             home = place.root == root
             place.look_again()
-            run = self._run(place, source, elsewhere=not home, lineage=lineage)
-            lineage = lineage or run.ref
             # What a policy has no memory of begins to count here, and not at the first step of the run.
             known = tallies if home else {}
             remembered = {p.name: known.get(p.name, Tally(fired=self._began)) for p in place.policies}
-            engine = Engine(
-                place.folder, run, place.policies, self._capture, group=self.group, tallies=remembered,
-                report=logger.info, saved=partial(self._tell, place),
-            )  # fmt: skip
-            place.begin(engine, self._agreement.now())
+            told = partial(self._tell, place)
+            saver: Saver
+            if isinstance(place, HandedPlace):
+                saver = place.hand_over(self._capture, group=self.group, tallies=remembered, saved=told)
+            else:
+                run = self._run(place, source, elsewhere=not home, lineage=lineage)
+                lineage = lineage or run.ref
+                saver = Engine(
+                    place.folder, run, place.policies, self._capture, group=self.group, tallies=remembered,
+                    report=logger.info, saved=told,
+                )  # fmt: skip
+            place.begin(saver, self._agreement.now())
 
     def _run(self, place: Place, source: Record | None, *, elsewhere: bool, lineage: RunRef | None) -> runs.Run:
         """The run in one folder, which rank 0 begins for all."""

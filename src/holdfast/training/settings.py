@@ -29,11 +29,6 @@ class Settings:
         return self.config.min_steps
 
     @property
-    def accumulate_grad_batches(self) -> int:
-        """Batches whose gradients make one step."""
-        return self.config.accumulate_grad_batches
-
-    @property
     def gradient_clip_val(self) -> float | None:
         """What gradients are clipped to."""
         return self.config.gradient_clip_val

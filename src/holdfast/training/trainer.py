@@ -56,6 +56,7 @@ class Trainer(Running):
         accumulate_grad_batches: Batches whose gradients make one step.
         overfit_batches: Train and validate on so many batches, the same ones in every epoch.
         reload_dataloaders_every_n_epochs: Ask for loaders anew in every n-th epoch; 0 never.
+        profiler: ``"simple"``, ``"advanced"``, ``"pytorch"`` or a ``Profiler``: docs/profilers.md.
         detect_anomaly: Let autograd look for the operation that made a NaN; slow.
         barebones: Switch off whatever is not training: logs, checkpoints, bar, summary, sanity check, ``log``.
         enable_autolog_hparams: Whether loggers get the hyperparameters.
@@ -117,6 +118,7 @@ class Trainer(Running):
                 logger=logger, enable_checkpointing=enable_checkpointing, enable_progress_bar=enable_progress_bar,
                 enable_model_summary=enable_model_summary, num_sanity_val_steps=num_sanity_val_steps,
                 fast_dev_run=fast_dev_run, detect_anomaly=detect_anomaly, log_every_n_steps=log_every_n_steps,
+                profiler=profiler,
             )  # fmt: skip
             logger = enable_checkpointing = enable_progress_bar = enable_model_summary = False
             num_sanity_val_steps = log_every_n_steps = 0
@@ -148,7 +150,6 @@ class Trainer(Running):
         )
         together.make(
             refuse_what_is_missing,
-            profiler=profiler,
             plugins=plugins,
             model_registry=model_registry,
         )
@@ -163,6 +164,10 @@ class Trainer(Running):
         )  # fmt: skip
         self.default_root_dir = str(Path(default_root_dir or Path.cwd()).expanduser().absolute())
         self.loggers = together.make(loggers_of, logger, self.default_root_dir, fast)
+        if profiler is not None:
+            from holdfast.profilers.base import profiler_of
+
+            self.profiler = together.make(profiler_of, profiler)
         together.check()
         self.config = config
         self._log_hparams, self._samples = enable_autolog_hparams, use_distributed_sampler

@@ -1,0 +1,103 @@
+"""Run a function on several ranks, each a forked process, and end them all when time is up. Knows no trainer."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import select
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from forkserver import ForkServer
+from holdfast.strategies.launch import free_port
+
+PATIENCE = 60.0  # seconds; only ever waited out by a test that fails
+
+
+@dataclass(frozen=True)
+class Rank:
+    """What one rank left.
+
+    Args:
+        code: Its exit code; negative where a signal ended it.
+        value: What its function returned, as JSON gives it back; None where it did not return.
+        log: What it wrote to its standard error.
+        seconds: From its start to its end.
+    """
+
+    code: int
+    value: Any
+    log: str
+    seconds: float
+
+
+class Ranks:
+    """Starts groups of ranks.
+
+    Args:
+        server: Forks them.
+        folder: For what they write.
+    """
+
+    def __init__(self, server: ForkServer, folder: Path) -> None:
+        self._server, self._folder = server, folder
+        self._runs = 0
+
+    def run(self, target: str, *arguments: object, size: int, patience: float = PATIENCE, ok: bool = True) -> list[Rank]:
+        """Call ``target`` (``module:function``) with plain ``arguments`` on ``size`` ranks, and wait for all.
+
+        Args:
+            target: What each of them calls.
+            arguments: With what.
+            size: How many.
+            patience: Seconds after which a rank that still runs is a hang: all are killed, and the test fails.
+            ok: Whether all must end well.
+        """
+        self._runs += 1
+        port, began = free_port(), time.monotonic()
+        logs = [self._folder / f"{self._runs}-{rank}.log" for rank in range(size)]
+        started = [
+            self._server.start("many_ranks:become", target, rank, size, port, str(log), *arguments)
+            for rank, log in enumerate(logs)
+        ]
+        seconds = [0.0] * size
+        running = {os.pidfd_open(child.pid): rank for rank, child in enumerate(started)}
+        poll = select.poll()
+        for fd in running:
+            poll.register(fd, select.POLLIN)
+        while running and (left := began + patience - time.monotonic()) > 0:
+            for fd, _ in poll.poll(left * 1000):
+                seconds[running.pop(fd)] = time.monotonic() - began
+                poll.unregister(fd)
+                os.close(fd)
+        hung = sorted(running.values())
+        for fd, rank in running.items():
+            started[rank].kill()
+            os.close(fd)
+        codes = [child.wait() for child in started]
+        said = [child.stdout.read().splitlines() for child in started]
+        for child in started:
+            child.stdout.close()
+        values = [json.loads(lines[-1][1:]) if lines and lines[-1].startswith("=") else None for lines in said]
+        told = [log.read_text() for log in logs]
+        everything = "\n".join(f"--- rank {rank}\n{text}" for rank, text in enumerate(told))
+        assert hung == [], f"ranks {hung} did not end within {patience:g} s\n{everything}"
+        assert not ok or codes == [0] * size, f"exit codes {codes}\n{everything}"
+        return [Rank(*one) for one in zip(codes, values, told, seconds, strict=True)]
+
+
+def become(target: str, rank: int, size: int, port: int, log: str, *arguments: object) -> None:
+    """In a child: be one rank of several, as a launcher would have started it."""
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), LOCAL_WORLD_SIZE=str(size),
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
+    )  # fmt: skip
+    fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(fd, 2)
+    os.close(fd)
+    module, _, function = target.partition(":")
+    value = getattr(importlib.import_module(module), function)(*arguments)
+    print("\n=" + json.dumps(value), flush=True)

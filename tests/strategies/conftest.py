@@ -1,0 +1,31 @@
+"""What tests of many ranks share: processes that have imported torch, forked as ranks."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from forkserver import serving
+from many_ranks import Ranks
+
+HERE = Path(__file__).parent
+# An optimizer imports torch._dynamo when it is made, which takes a second: once is enough.
+LOADED = ("torch", "torch._dynamo", "torch.distributed.fsdp", "holdfast.training.trainer", "holdfast.strategies.fsdp")
+
+
+@pytest.fixture(scope="session")
+def forks():
+    """Forks children that find the modules of this folder."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH", "")])))
+    with serving(*LOADED) as running:
+        yield running
+    patch.undo()
+
+
+@pytest.fixture(scope="session")
+def ranks(forks, tmp_path_factory):
+    """Starts groups of ranks."""
+    return Ranks(forks, tmp_path_factory.mktemp("ranks"))
