@@ -15,7 +15,7 @@ WIDTH = 160
 
 
 class HeldStore(MemoryStore):
-    """A store that holds whoever writes a checkpoint, at one of his calls, until he is let go.
+    """A store that holds whoever writes a checkpoint, on whichever thread, from one of the calls on, until let go.
 
     Args:
         at: The call, counted from 0: making the sink, each write, the sync.
@@ -36,9 +36,9 @@ class HeldStore(MemoryStore):
         self._calls, self.armed = 0, True
 
     def pass_by(self):
-        """A call comes here; the one that is to be held waits."""
+        """A call comes here; one that is to be held waits."""
         with self._guard_calls:
-            mine, self._calls = self._calls == self.at and self.armed, self._calls + 1
+            mine, self._calls = self._calls >= self.at and self.armed, self._calls + 1
         if mine:
             self.reached.set()
             assert self.go.wait(60), "whoever holds lets go"

@@ -31,7 +31,7 @@ FLOORS = {
     "strategies": 5,
     "checks": 6, "sources": 6, "checkpointer": 6, "seed": 6,
     "training": 7, "callbacks": 7, "loggers": 7, "profilers": 7,
-    "compat": 8,
+    "compat": 8, "testing": 8,
 }  # fmt: skip
 NOTHING_BUT_STDLIB = {"policy", "errors", "log", "_version"}
 WITHOUT_TORCH = {"policy", "store", "catalog", "cli", "errors", "log"}

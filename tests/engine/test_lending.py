@@ -39,18 +39,27 @@ class Stepping(threading.Thread):
     """Something done on a thread of its own, which tells whether it waits."""
 
     def __init__(self, target):
-        super().__init__(target=target, daemon=True)
+        super().__init__(daemon=True)
+        self._do, self._raised = target, None
         self.start()
+
+    def run(self):
+        """Do it."""
+        try:
+            self._do()
+        except BaseException as error:
+            self._raised = error
 
     @property
     def waits(self):
         """Whether it has not come to its end."""
-        self.join(WAITED)
-        return self.is_alive()
+        return not self.ends(WAITED)
 
-    def ends(self):
-        """It comes to its end."""
-        self.join(60)
+    def ends(self, seconds=60):
+        """Whether it comes to its end; raises what it raised."""
+        self.join(seconds)
+        if self._raised is not None:
+            raise self._raised
         return not self.is_alive()
 
 

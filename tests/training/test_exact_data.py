@@ -212,7 +212,6 @@ def test_overfitting_goes_on_with_the_same_batches(tmp_path):
 
 def test_a_second_fit_goes_on_in_the_data_of_the_first(tmp_path):
     """Broken off by an error in mid-epoch, and fitted again by the same trainer: as if there had been none."""
-
     nets = []
 
     class Stumbling(Net):

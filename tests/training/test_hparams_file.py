@@ -48,6 +48,21 @@ def test_a_hierarchical_file_may_be_one_argument(path, tmp_path):
     assert back.rate == 4
 
 
+def test_a_file_of_lightnings_logger_may_hold_tuples(path, tmp_path):
+    """It writes them with a tag of Python's, and complex numbers too; no other tag is known."""
+
+    class Shaped(Module):
+        def __init__(self, shape, nested, phase):
+            super().__init__()
+            self.found = shape, nested, phase
+
+    text = "shape: !!python/tuple\n- 1\n- 2\nnested:\n  pair: !!python/tuple [a, [b]]\nphase: !!python/complex '1.0j'\n"
+    (tmp_path / "h.yaml").write_text(text)
+    write(path, {"state_dict": {}})
+    back = Shaped.load_from_checkpoint(path, hparams_file=tmp_path / "h.yaml")
+    assert back.found == ((1, 2), {"pair": ("a", ["b"])}, 1j)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [

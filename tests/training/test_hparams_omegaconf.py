@@ -1,4 +1,4 @@
-"""Hyperparameters given as OmegaConf containers: saved as plain values, and containers again where OmegaConf is there."""
+"""Hyperparameters given as OmegaConf containers: saved as plain values, read as containers where OmegaConf is there."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_without_omegaconf_they_are_dictionaries(path, cfg, monkeypatch):
 
 
 def test_a_file_of_lightning_with_a_container_is_read_safely(path, cfg, monkeypatch):
-    """It pickles the container and its class: both are read without calling them, interpolations as they are written."""
+    """It pickles the container and its class: both are read without a call, interpolations as they are written."""
     foreign = {"state_dict": {}, "hyper_parameters": cfg, "hparams_name": "cfg", "hparams_type": DictConfig}
     torch.save(foreign, path)
     back = Whole.load_from_checkpoint(path)

@@ -142,15 +142,21 @@ MODULES: dict[str, Names] = {
     # Utilities
     "lightning.pytorch.utilities": {
         **_RANK_ZERO,
+        "holdfast.training.combined_loader": ("CombinedLoader",),
         "holdfast.training.hparams": ("AttributeDict",),
         "holdfast.compat.tensors": ("grad_norm", "move_data_to_device"),
         "holdfast.compat.types": ("GradClipAlgorithmType", "LightningEnum"),
     },
+    "lightning.pytorch.utilities.combined_loader": {"holdfast.training.combined_loader": ("CombinedLoader",)},
     "lightning.pytorch.utilities.enums": {"holdfast.compat.types": ("GradClipAlgorithmType", "LightningEnum")},
     "lightning.pytorch.utilities.exceptions": {"holdfast.errors": ("MisconfigurationException=ConfigError",)},
     "lightning.pytorch.utilities.grads": {"holdfast.compat.tensors": ("grad_norm",)},
     "lightning.pytorch.utilities.memory": {
         "holdfast.compat.tensors": ("garbage_collection_cuda", "is_oom_error", "recursive_detach"),
+    },
+    "lightning.pytorch.utilities.migration": {"holdfast.compat.migrating": ("migrate_checkpoint", "pl_legacy_patch")},
+    "lightning.pytorch.utilities.migration.utils": {
+        "holdfast.compat.migrating": ("migrate_checkpoint", "pl_legacy_patch"),
     },
     "lightning.pytorch.utilities.model_helpers": {"holdfast.compat.overriding": ("is_overridden",)},
     "lightning.pytorch.utilities.model_summary": _SUMMARY,

@@ -180,6 +180,7 @@ class TorchGroup:
         with suppress(RankError), _naming_rank_0("fail"):
             # The first to fail is the cause; what comes after it is a consequence.
             self._failed.compare_set("first", "", json.dumps([self.rank, words]))
+            self._failed.set(str(self.rank), "")
 
     def failure(self) -> tuple[int, str] | None:
         """Who failed first, see ``Group``."""
@@ -255,11 +256,15 @@ class _StoreMailbox:
                     if absent:
                         raise _missing(absent, wanted, deadline, phase)
                 failure = _failure(self._failed)
-                if failure is not None and (self._over.is_set() or failure[0] in wanted):
+                if failure is not None and (self._over.is_set() or self._has_failed(wanted)):
                     raise RankError(failure[1], rank=failure[0], phase=phase)
                 time.sleep(pause)
                 pause = min(pause * 1.5, _PAUSES[1])
             return {rank: json.loads(self._store.get(f"{key}/{rank}")) for rank in wanted}
+
+    def _has_failed(self, wanted: list[int]) -> bool:
+        """Whether any of these ranks has, be it only in consequence of another's failure: it will not answer."""
+        return any(self._failed.check([str(rank)]) for rank in wanted)
 
     def clear(self, key: str) -> None:
         for rank in range(self._size):

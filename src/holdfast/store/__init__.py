@@ -3,7 +3,9 @@
 from holdfast.store.base import (
     LINKER,
     PROBE,
+    REMOVER,
     Entry,
+    FolderStore,
     Lock,
     Reader,
     Sink,
@@ -17,6 +19,7 @@ from holdfast.store.memory import MemoryStore
 
 __all__ = [
     "Store",
+    "FolderStore",
     "Traits",
     "Entry",
     "Reader",
@@ -26,6 +29,7 @@ __all__ = [
     "MemoryStore",
     "LINKER",
     "PROBE",
+    "REMOVER",
     "temporary_name",
     "temporary_owner",
 ]

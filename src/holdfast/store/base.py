@@ -21,6 +21,9 @@ LINKER = "link"
 PROBE = "probe"
 """The owner in the temporary names that ``Store.prepare`` makes; whoever finds one may remove it at any time."""
 
+REMOVER = "removed"
+"""The owner in the temporary names of folders that are being removed; whoever finds one may go on with it."""
+
 
 @dataclass(frozen=True)
 class Traits:
@@ -194,6 +197,38 @@ class Store(Protocol):
 
     def lock(self, name: str) -> Lock | None:
         """Take the lock ``name`` without waiting, or return None where another holds it."""
+        ...
+
+
+@runtime_checkable
+class FolderStore(Store, Protocol):
+    """A store whose names can also stand for folders of objects, which appear and go as a whole."""
+
+    def is_folder(self, name: str) -> bool:
+        """Whether ``name`` is a folder itself, and not a link to one."""
+        ...
+
+    def inside(self, name: str) -> list[Entry]:
+        """Every object below the folder ``name``, which may be a link to one; none where there is no such folder."""
+        ...
+
+    def place_folder(self, temporary: str, name: str) -> None:
+        """Make a folder of durable objects visible as ``name``, durably and as a whole.
+
+        Raises ``StoreError`` with ``errno.EEXIST`` where the name is taken; the folder keeps its own then.
+        """
+        ...
+
+    def point(self, source: str, name: str, *, replace: bool) -> None:
+        """Give the folder ``source`` a second name, durably; ``replace`` as in ``link``, but no folder is replaced."""
+        ...
+
+    def pointers(self, folder: str) -> list[str]:
+        """Second names of folders that lie right in ``folder``; the root is ``""``."""
+        ...
+
+    def remove_folder(self, name: str) -> None:
+        """Remove a folder, durably: as a whole before any object of it. One that is gone already is no error."""
         ...
 
 

@@ -6,7 +6,6 @@ import errno
 import os
 import secrets
 import stat
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -14,14 +13,16 @@ from typing_extensions import Buffer, Self
 
 from holdfast.store import direct, files, flock
 from holdfast.store.base import LINKER, PROBE, Entry, Lock, Traits, temporary_name
-from holdfast.store.failures import acceptable, checked_line, checked_name, checked_range, reported
+from holdfast.store.failures import checked_line, checked_name, checked_range, reported
+from holdfast.store.folders import LocalFolders
+from holdfast.store.listing import entry_of, walk
 
 _COPY_CHUNK = 8 << 20
 _DIRECT_BYTES = 1 << 20
 """From this size on, an object is written past the page cache: less is not worth a second descriptor."""
 
 
-class LocalStore:
+class LocalStore(LocalFolders):
     """A folder of a local or mounted file system.
 
     A published object is read-only, so that writing through one of its names cannot change what the others
@@ -34,9 +35,8 @@ class LocalStore:
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
-        self.root = os.path.abspath(os.fspath(root))
+        super().__init__(os.path.abspath(os.fspath(root)))
         self.traits = Traits(links=True, append=True, locks=True)
-        self._temporaries = threading.Lock()
 
     def prepare(self) -> None:
         """Make the root if it is missing, then write, sync and remove a file in it."""
@@ -56,12 +56,7 @@ class LocalStore:
 
     def list(self) -> Iterator[Entry]:
         """Every plain file below the root, and every symbolic link to one; linked folders are not entered."""
-        folders = [""]
-        while folders:
-            prefix = folders.pop()
-            entries, below = _scan(self.root, prefix)
-            folders += below
-            yield from entries
+        return walk(self.root, "")
 
     def stat(self, name: str) -> Entry | None:
         """The entry of that name, or None; a folder is no object and has none."""
@@ -73,7 +68,7 @@ class LocalStore:
                 if error.errno in files.ABSENT:
                     return None
                 raise
-        return _entry(name, info) if stat.S_ISREG(info.st_mode) else None
+        return entry_of(name, info) if stat.S_ISREG(info.st_mode) else None
 
     def open(self, name: str) -> LocalReader:
         """Open for reading. What is open stays readable if its name goes."""
@@ -131,7 +126,7 @@ class LocalStore:
                     raise
                 return self._copy(source, name, replace=replace)
             files.sync_folder(os.path.dirname(path))
-        return _entry(name, info)
+        return entry_of(name, info)
 
     def remove(self, name: str) -> None:
         """Remove one name, durably. A name that is gone already is no error; a folder is one."""
@@ -152,9 +147,6 @@ class LocalStore:
         of a removed file and who makes a new one would both hold "the" lock.
         """
         return flock.take(self._path("lock", name))
-
-    def _path(self, operation: str, name: str) -> str:
-        return os.path.join(self.root, checked_name(operation, name))
 
     def _copy(self, source: str, name: str, *, replace: bool) -> Entry:
         with self.open(source) as reader:
@@ -306,7 +298,7 @@ class LocalSink:
             if seal is not None:
                 seal(self._fd)
             files.sync(self._fd)
-            self._entry = _entry(self.temporary, os.fstat(self._fd))
+            self._entry = entry_of(self.temporary, os.fstat(self._fd))
         if self._entry is None or self._fd < 0:
             raise OSError(errno.EBADF, "it was published or discarded, or could not be synced")
         return self._entry
@@ -333,30 +325,3 @@ class LocalSink:
         finally:
             if fd >= 0:
                 os.close(fd)
-
-
-def _scan(root: str, prefix: str) -> tuple[list[Entry], list[str]]:
-    """The objects right in the folder ``prefix``, and the folders in it; none if it has vanished."""
-    path = os.path.join(root, prefix)
-    entries: list[Entry] = []
-    below: list[str] = []
-    with reported("list", path), suppress(FileNotFoundError), os.scandir(path) as found:
-        for item in found:
-            if not acceptable(item.name):
-                continue
-            if item.is_dir(follow_symlinks=False):
-                below.append(f"{prefix}{item.name}/")
-                continue
-            try:
-                info = item.stat()
-            except OSError as error:
-                if error.errno in files.ABSENT:  # removed meanwhile, or a symbolic link to nothing
-                    continue
-                raise
-            if stat.S_ISREG(info.st_mode):
-                entries.append(_entry(prefix + item.name, info))
-    return entries, below
-
-
-def _entry(name: str, info: os.stat_result) -> Entry:
-    return Entry(name, info.st_size, info.st_mtime_ns, info.st_ino)

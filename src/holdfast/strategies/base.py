@@ -172,6 +172,17 @@ class TrainingStrategy(Strategy, Protocol):
         """Put whole tensors into an optimizer, each rank its part."""
         ...
 
+    def gradients(self, module: nn.Module) -> dict[str, torch.Tensor]:
+        """The gradients that wait for more of the batches of a step, by parameter name: their mean over all ranks.
+
+        A collective; this rank's part of them, where tensors are divided.
+        """
+        ...
+
+    def load_gradients(self, module: nn.Module, gradients: Mapping[str, torch.Tensor]) -> None:
+        """Put whole gradients back, each rank its part."""
+        ...
+
     def reduce(self, tensor: torch.Tensor, operation: str) -> torch.Tensor:
         """The ``"mean"``, ``"sum"``, ``"min"`` or ``"max"`` over all ranks, on each of them."""
         ...

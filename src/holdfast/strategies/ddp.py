@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from holdfast.engine.group import TorchGroup
 from holdfast.errors import ConfigError
 from holdfast.state.precision import Precision
+from holdfast.strategies.averaging import averaged
 from holdfast.strategies.launch import Launcher
 from holdfast.strategies.sharing import shared_out
 from holdfast.strategies.training import SingleDevice
@@ -154,6 +155,12 @@ class DataParallel(Distributed):
             self._wrapped.require_backward_grad_sync = False
         else:
             super().backward(module, loss, *args, **kwargs)
+
+    def gradients(self, module: nn.Module) -> dict[str, torch.Tensor]:
+        """The mean of what each rank holds: until the step's last batch they are not averaged."""
+        named = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        means = averaged(list(named.values()), [p.grad for p in named.values()], self.world.size)
+        return {name: mean for name, mean in zip(named, means, strict=True) if mean is not None}
 
     def teardown(self, module: nn.Module) -> None:
         """Take the wrapper away."""

@@ -9,13 +9,14 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from holdfast.errors import ConfigError
 from holdfast.state.precision import Precision
 from holdfast.strategies import sharding
+from holdfast.strategies.averaging import averaged
 from holdfast.strategies.ddp import Distributed
 from holdfast.strategies.launch import Launcher
 from holdfast.strategies.sharding import Policy
@@ -71,7 +72,7 @@ class Sharded(Distributed):
     def setup(self, module: nn.Module, *, training: bool) -> None:
         """Shard the module, which every rank has made alike; what rank 0 has is what all get."""
         self.precision.convert(module)
-        module._apply(lambda t: t if t.is_meta else t.to(self.device))
+        sharding.each_tensor(module, lambda t: t if t.is_meta else t.to(self.device))
         automatic = bool(getattr(module, "automatic_optimization", True))
         # Memory for a part of the module at a time, where it was made on the meta device.
         units = sharding.units(module, self._policy, whole=automatic)
@@ -118,8 +119,9 @@ class Sharded(Distributed):
         for p in whole:
             p.grad = None
         super().backward(module, loss, *args, **kwargs)
-        if whole:
-            sharding.average(whole, before, self.world.size)
+        means = averaged(whole, [p.grad for p in whole], self.world.size)
+        for p, earlier, mean in zip(whole, before, means, strict=True):
+            p.grad = earlier if mean is None else mean if earlier is None else earlier + mean
 
     def clip(self, optimizer: Optimizer, value: float, algorithm: str) -> None:
         """Clip an optimizer's gradients, by the norm of all of them on all ranks or by value.
@@ -158,10 +160,6 @@ class Sharded(Distributed):
             for key, one in state["state"].items()
         }
         super().load_optimizer(optimizer, {**state, "state": held})
-
-    def gradients(self, module: nn.Module) -> dict[str, torch.Tensor]:
-        """This rank's part of the gradients, which all ranks have averaged already."""
-        return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
 
     def load_gradients(self, module: nn.Module, gradients: Mapping[str, torch.Tensor]) -> None:
         """Put whole gradients back, each rank its part."""

@@ -33,6 +33,7 @@ def units(module: nn.Module, policy: Policy | None, *, whole: bool) -> list[nn.M
     inner = [
         part
         for one in outer
+        if not isinstance(one, FSDPModule)
         for part in one.modules()
         if part is not one and _chosen(part, policy) and not (whole and _shares(part, module))
     ]
@@ -51,9 +52,7 @@ def undivided(unit: nn.Module, *, others: Iterable[nn.Module] = ()) -> set[nn.Pa
         sizes[p.dtype] = sizes.get(p.dtype, 0) + p.numel()
     common = max(sizes, key=lambda dtype: sizes[dtype], default=None)
     elsewhere = {id(p) for other in others if other is not unit for p in other.parameters()}
-    return {
-        p for p in parameters if not p.dim() or (p.requires_grad and p.dtype != common) or id(p) in elsewhere
-    }
+    return {p for p in parameters if not p.dim() or (p.requires_grad and p.dtype != common) or id(p) in elsewhere}
 
 
 def materialise(unit: nn.Module, device: torch.device) -> None:
@@ -66,13 +65,19 @@ def materialise(unit: nn.Module, device: torch.device) -> None:
         held = (*part.parameters(recurse=False), *part.buffers(recurse=False))
         if not any(tensor.is_meta and not isinstance(tensor, DTensor) for tensor in held):
             continue
-        if not callable(getattr(part, "reset_parameters", None)):
+        reset = getattr(part, "reset_parameters", None)
+        if not callable(reset):
             raise ConfigError(
                 f"a {type(part).__name__} was made on the meta device, and has no reset_parameters() to fill it.",
                 remedy="Give it one, or make it on the CPU.",
             )
-        part._apply(lambda t: torch.empty_like(t, device=device) if t.is_meta else t, recurse=False)
-        part.reset_parameters()
+        each_tensor(part, lambda t: torch.empty_like(t, device=device) if t.is_meta else t, recurse=False)
+        reset()
+
+
+def each_tensor(module: nn.Module, change: Callable[[torch.Tensor], torch.Tensor], *, recurse: bool = True) -> None:
+    """Change each parameter, buffer and gradient of a module, as ``Module.to`` does."""
+    module._apply(change, recurse=recurse)  # type: ignore[no-untyped-call]  # torch's stubs lack it
 
 
 def made_alike(unit: nn.Module) -> None:
@@ -80,26 +85,6 @@ def made_alike(unit: nn.Module) -> None:
     for tensor in (*unit.parameters(), *unit.buffers()):
         if not isinstance(tensor, DTensor) and not tensor.is_meta:
             dist.broadcast(tensor.detach(), 0)
-
-
-def average(parameters: Sequence[nn.Parameter], before: Sequence[torch.Tensor | None], size: int) -> None:
-    """Add to earlier gradients the mean over all ranks of those that a backward pass gave. A collective.
-
-    Args:
-        parameters: Kept whole on every rank; one that no rank has used keeps its earlier gradient, or none.
-        before: Their earlier gradients.
-        size: How many ranks there are.
-    """
-    used = torch.tensor([float(p.grad is not None) for p in parameters], device=parameters[0].device)
-    dist.all_reduce(used)
-    for p, earlier, count in zip(parameters, before, used.tolist(), strict=True):
-        if not count:
-            p.grad = earlier
-            continue
-        gradient = torch.zeros_like(p) if p.grad is None else p.grad
-        dist.all_reduce(gradient)
-        gradient /= size
-        p.grad = gradient if earlier is None else earlier + gradient
 
 
 class Gatherer:

@@ -122,6 +122,16 @@ class SingleDevice(Single):
         """Put an optimizer's state back."""
         optimizer.load_state_dict(state)
 
+    def gradients(self, module: nn.Module) -> dict[str, torch.Tensor]:
+        """The gradients that wait for more, by parameter name."""
+        return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
+
+    def load_gradients(self, module: nn.Module, gradients: Mapping[str, torch.Tensor]) -> None:
+        """Put gradients back."""
+        for name, parameter in module.named_parameters():
+            if name in gradients:
+                parameter.grad = gradients[name].to(parameter.device)
+
     def reduce(self, tensor: torch.Tensor, operation: str) -> torch.Tensor:
         """The value over all ranks: with one, the tensor itself."""
         return tensor

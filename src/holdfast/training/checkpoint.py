@@ -109,8 +109,7 @@ def dump(parts: Parts, what: What) -> Dump:
         made.root[OWN]["ranks"] = others
         made.places["ranks"] = (OWN, "ranks")
     if parts.loop.get("window"):
-        named = parts.module.named_parameters()
-        made.root[OWN]["gradients"] = {name: p.grad for name, p in named if p.grad is not None}
+        made.root[OWN]["gradients"] = parts.strategy.gradients(parts.module)
         made.places["gradients"] = (OWN, "gradients")
     return made
 
@@ -206,10 +205,7 @@ def restore(root: Mapping[str, Any], parts: Parts, *, strict: bool) -> None:
     _give_back(dict(root.get("callbacks") or {}), parts.callbacks)
     if parts.datamodule is not None and type(parts.datamodule).__qualname__ in root:
         parts.datamodule.load_state_dict(root[type(parts.datamodule).__qualname__])
-    gradients = root.get(OWN, {}).get("gradients", {})
-    for name, parameter in parts.module.named_parameters():
-        if name in gradients:
-            parameter.grad = gradients[name].to(parameter.device)
+    parts.strategy.load_gradients(parts.module, root.get(OWN, {}).get("gradients", {}))
 
 
 def _give_back(states: dict[str, Any], callbacks: Sequence[Callback]) -> None:

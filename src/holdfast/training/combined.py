@@ -11,28 +11,33 @@ from torch.utils.data import DataLoader
 from holdfast.errors import ConfigError
 from holdfast.state.feeds import Feed, passing, say
 from holdfast.state.loaders import feed
+from holdfast.training.combined_loader import CombinedLoader
 
 
 class Combined:
-    """Loaders read side by side until the longest is done; shorter ones begin again.
+    """Loaders read side by side until the longest is done; shorter ones begin again, unless the mode says otherwise.
 
     It knows its place in them, as a ``Feed`` does: of each the pass that it is in, and the batch at which that began.
 
     Args:
         loaders: By name; each has a length.
         shape: Makes the batch from one batch of each, by name.
+        mode: See ``CombinedLoader``.
     """
 
     kind = "combined"
 
-    def __init__(self, loaders: Mapping[Any, Any], shape: Callable[[dict[Any, Any]], Any]) -> None:
-        self.loaders, self._shape = dict(loaders), shape
+    def __init__(
+        self, loaders: Mapping[Any, Any], shape: Callable[[dict[Any, Any]], Any], mode: str = "max_size_cycle"
+    ) -> None:
+        self.loaders, self._shape, self._mode = dict(loaders), shape, mode
         self._feeds: dict[Any, Feed] = {name: feed(loader) for name, loader in self.loaders.items()}
         self._began = dict.fromkeys(self.loaders, 0)
         self._saved: Mapping[str, Any] | None = None
 
     def __len__(self) -> int:
-        return max(len(loader) for loader in self.loaders.values())
+        sizes = [len(loader) for loader in self.loaders.values()]
+        return min(sizes) if self._mode == "min_size" else max(sizes)
 
     def __iter__(self) -> Iterator[Any]:
         return self.begin()
@@ -55,8 +60,8 @@ class Combined:
         if self._saved is not None:
             return dict(self._saved)
         each = [
-            {"began": began, "place": self._feeds[name].state_dict(done - began, over=over)}
-            for name, began in self._began.items()
+            {"began": began, "place": self._feeds[name].state_dict(min(done - began, len(loader)), over=over)}
+            for (name, began), loader in zip(self._began.items(), self.loaders.values(), strict=True)
         ]
         return {"kind": self.kind, "over": over, "done": done, "each": each}
 
@@ -95,6 +100,9 @@ class Combined:
                 try:
                     batch[name] = next(sources[name])
                 except StopIteration:
+                    if self._mode == "max_size":
+                        sources[name], batch[name] = iter(()), None
+                        continue
                     self._began[name] = number
                     sources[name] = self._feeds[name].begin()
                     batch[name] = next(sources[name])
@@ -102,13 +110,22 @@ class Combined:
 
 
 def combined(given: Any, what: str) -> Any:
-    """A dict of loaders, or a list of torch loaders, as one; anything else as it is.
+    """A ``CombinedLoader``, a dict of loaders, or a list of torch loaders, as one; anything else as it is.
 
     Raises:
-        ConfigError: One of them has no length, or no batches.
+        ConfigError: One of them has no length, or no batches; or they are to be read one after the other.
     """
     shape: Callable[[dict[Any, Any]], Any] = dict
-    if isinstance(given, Mapping):
+    mode = "max_size_cycle"
+    if isinstance(given, CombinedLoader):
+        if given.mode == "sequential":
+            raise ConfigError(
+                f"The {what} dataloader is a CombinedLoader with mode='sequential', and a batch is one of each loader.",
+                remedy="Chain the datasets: torch.utils.data.ConcatDataset.",
+            )
+        loaders, mode = dict(enumerate(given.flattened)), given.mode
+        shape = lambda batch: given.shaped(list(batch.values()))  # noqa: E731
+    elif isinstance(given, Mapping):
         loaders = dict(given)
     elif isinstance(given, (list, tuple)) and given and all(isinstance(one, DataLoader) for one in given):
         loaders, shape = dict(enumerate(given)), _listed
@@ -124,7 +141,7 @@ def combined(given: Any, what: str) -> Any:
                 f"The {what} dataloader {name!r} has no length, or is empty.",
                 remedy="Loaders that are read side by side need one: the longest is the epoch.",
             )
-    return Combined(loaders, shape)
+    return Combined(loaders, shape, mode)
 
 
 def _listed(batch: dict[Any, Any]) -> list[Any]:

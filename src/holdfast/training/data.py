@@ -12,6 +12,7 @@ from holdfast.state.feeds import Feed
 from holdfast.state.loaders import feed, tell_epoch
 from holdfast.state.samplers import sampler_of, with_sampler
 from holdfast.training.combined import Combined, combined
+from holdfast.training.combined_loader import CombinedLoader
 from holdfast.training.hooks import overrides
 
 
@@ -146,6 +147,8 @@ def several(loaders: Any) -> list[Any]:
         return []
     if isinstance(loaders, Mapping):
         return list(loaders.values())
+    if isinstance(loaders, CombinedLoader) and loaders.mode == "sequential":
+        return loaders.flattened
     return list(loaders) if isinstance(loaders, (list, tuple)) else [loaders]
 
 
@@ -180,6 +183,8 @@ def in_sequence(loader: Any) -> Any:
     """A torch loader without its shuffling, for ``overfit_batches``: the same batches come in every epoch."""
     from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
+    if isinstance(loader, CombinedLoader):
+        return loader.with_each(in_sequence)
     shuffles = isinstance(loader, DataLoader) and type(sampler_of(loader)).__name__ == "RandomSampler"
     # torchdata's loaders shuffle by a RandomSampler of their own. A batch sampler of the user's is left to itself.
     if not shuffles or not isinstance(loader.batch_sampler, BatchSampler | None):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -14,16 +15,18 @@ from holdfast.catalog.folder import Folder
 from holdfast.catalog.verify import Verdict
 from holdfast.engine.commit import words
 from holdfast.engine.group import Group, Solo
-from holdfast.errors import ConfigError, NotFound, RankError
+from holdfast.errors import ConfigError, Corrupt, NotFound, RankError, StoreError
 from holdfast.log import logger
 from holdfast.policy.values import Record
 from holdfast.sources import looking_again
 from holdfast.store import LocalStore
+from holdfast.store.urls import is_url
 
 T = TypeVar("T")
 
 _NOTES = ".holdfast"
 _LAST = re.compile(r"last(-v\d+)?\.ckpt\Z")
+_STALE = 30.0  # seconds in which every host is to see what another one has written
 _DEPTH = 5  # <root>/<name>/version_N/checkpoints is three
 
 
@@ -98,6 +101,7 @@ def find(
     read: Callable[[str | os.PathLike[str]], T],
     holds: Callable[[Record], bool] = resolve.whole,
     group: Group | None = None,
+    identity: Callable[[T], str] = lambda opened: "",
 ) -> T | None:
     """Read the checkpoint that is meant.
 
@@ -107,23 +111,32 @@ def find(
         callback: Says what is best.
         read: Reads a path, or raises ``Corrupt``.
         holds: Whether a checkpoint holds what is needed.
-        group: The other ranks: rank 0 says to them what a word means.
+        group: The other ranks: rank 0 says to them what a word means, and which checkpoint a path is of.
+        identity: The id of what was read. On a network file system another host may for a while see what stood under
+            that name before, or nothing: it looks again, for half a minute.
 
     Returns:
         What ``read`` gave; None where ``"auto"`` found nothing, for a fresh start.
 
     Raises:
-        NotFound: There is none.
+        NotFound: There is none; or rank 0 reads one that this rank cannot see.
         Corrupt: It is damaged, and ``"auto"`` was not asked for.
         RankError: Rank 0 has failed to find one.
     """
-    if source not in ("auto", "last", "best"):
-        return read(source)
+    group = group or Solo()
     kept: list[T] = []
 
     def keep(path: str) -> str:
         kept.append(read(path))
         return path
+
+    if source not in ("auto", "last", "best"):
+        if group.size == 1:
+            return read(source)
+        # From here on it is rank 0's path: what is relative may be another file on another rank.
+        text = os.fspath(source)
+        known = text if is_url(text) else str(Path(text).expanduser().absolute())
+        return _same(group, lambda: keep(known), kept, read, identity)
 
     folders = [Folder(LocalStore(path)) for path in near]
     meanings: dict[str, Callable[[], str | None]] = {
@@ -131,10 +144,47 @@ def find(
         "last": lambda: keep(_last(folders, holds)),
         "best": lambda: keep(best(callback, folders)),
     }
-    path = agreed(group or Solo(), lambda: looking_again(meanings[str(source)]), phase="ckpt_path")
-    if path is None:
+    return _same(group, lambda: looking_again(meanings[str(source)]), kept, read, identity)
+
+
+def _same(
+    group: Group,
+    look: Callable[[], str | None],
+    kept: list[T],
+    read: Callable[[str | os.PathLike[str]], T],
+    identity: Callable[[T], str],
+) -> T | None:
+    """What rank 0 has found and read, read on every rank: the very same, by its id."""
+
+    def found() -> list[str] | None:
+        path = look()
+        return None if path is None else [path, identity(kept[-1])]
+
+    told = agreed(group, found, phase="ckpt_path")
+    if told is None:
         return None
-    return kept[-1] if kept else read(path)
+    if kept:
+        return kept[-1]
+    path, wanted = told
+    end, pause, why = time.monotonic() + _STALE, 0.05, ""
+    while True:
+        try:
+            opened = read(path)
+            if identity(opened) == wanted:
+                return opened
+            why = "it sees another one of that name"
+        except (NotFound, Corrupt, StoreError) as error:
+            why = error.what
+        if time.monotonic() >= end:
+            raise NotFound(
+                f"that rank 0 reads is not to be read here within {_STALE:g} s: {why}.",
+                checkpoint=path,
+                rank=group.rank,
+                good="It is whole for rank 0.",
+                remedy="All ranks read the same file: keep checkpoints where every host sees them.",
+            )
+        time.sleep(pause)
+        pause = min(2 * pause, 1.0)
 
 
 def agreed(group: Group, look: Callable[[], T], *, phase: str) -> T:

@@ -34,8 +34,17 @@ def _yaml(file: Path) -> dict[str, Any]:
         import yaml
     except ImportError as error:
         raise ConfigError(f"Reading '{file}' needs PyYAML.", remedy="Install it: pip install pyyaml") from error
+
+    class Loader(yaml.SafeLoader):
+        """Plain values, and the tuples and complex numbers that Lightning's own files hold."""
+
+    def items(loader: Any, node: Any) -> tuple[Any, ...]:
+        return tuple(loader.construct_sequence(node, deep=True))
+
+    Loader.add_constructor("tag:yaml.org,2002:python/tuple", items)
+    Loader.add_constructor("tag:yaml.org,2002:python/complex", lambda loader, node: complex(node.value))
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = yaml.load(file.read_text(encoding="utf-8"), Loader)  # noqa: S506  # it is the safe one
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"hparams_file '{file}' cannot be read: {error}", remedy="It may hold plain values only, without tags."

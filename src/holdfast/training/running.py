@@ -28,6 +28,7 @@ from holdfast.training.results import table
 from holdfast.training.states import TrainerFn, TrainerStatus
 
 if TYPE_CHECKING:
+    from holdfast.engine.group import Group
     from holdfast.engine.job import Captured
     from holdfast.training import resume
     from holdfast.training.saving import Saving
@@ -272,7 +273,7 @@ class Running(Assembly):
             if opened is None:
                 raise NotFound("does not exist: nothing of what was saved verifies.", checkpoint=str(ckpt_path))
             self.hooks.call_all(self.hooks.of_module("on_load_checkpoint"), "on_load_checkpoint", opened.state)
-            model.load_state_dict(resume.require_weights(opened), strict=model.strict_loading)
+            self.strategy.load_module(model, resume.require_weights(opened), strict=model.strict_loading)
         return evaluation
 
     def _found_home(self, ckpt_path: Any) -> Path | None:
@@ -300,12 +301,17 @@ class Running(Assembly):
         return finding.find(
             ckpt_path, near=near, callback=self.checkpoint_callback, holds=holds, group=self.strategy.group,
             read=partial(resume.open_checkpoint, weights_only=weights_only, io=self.checkpoint_io),
+            identity=lambda opened: opened.manifest.id,
         )  # fmt: skip
 
     def _best_of_fit(self) -> str | None:
-        """The best checkpoint of the fit before, where it saved any."""
+        """The best checkpoint of the fit before, where it saved any: as rank 0 sees its folder."""
+        from holdfast.training import finding
+
         callback = self.checkpoint_callback
-        path = None if callback is None else callback.best_model_path
+        path = finding.agreed(
+            self.strategy.group, lambda: "" if callback is None else callback.best_model_path, phase="best of the fit"
+        )
         if not path:
             return None
         logger.info("taking the weights of the best checkpoint, '%s'", path)
@@ -324,8 +330,13 @@ class Running(Assembly):
             loop.progress,
             loop.random,
             loop.at_boundary,
-            self.saving.group if self.saving is not None else self.strategy.group,
+            self._group,
         )
+
+    @property
+    def _group(self) -> Group:
+        """The ranks that still save together: after a failure each is alone."""
+        return self.saving.group if self.saving is not None else self.strategy.group
 
     def _capture(self, what: What) -> Captured:
         """The state now, as users' hooks leave it."""

@@ -29,6 +29,7 @@ from holdfast.training.hooks import Context
 from holdfast.training.metrics import MetricLog
 from holdfast.training.module import LightningModule
 from holdfast.training.running import Running
+from holdfast.training.spellings import accepted, resumed_from
 from holdfast.training.states import TrainerFn, TrainerStatus
 
 
@@ -68,6 +69,7 @@ class Trainer(Running):
         ConfigError: Arguments make no sense or contradict each other; all of it in one error.
     """
 
+    @accepted
     def __init__(
         self,
         *,
@@ -209,6 +211,7 @@ class Trainer(Running):
         if isinstance(train_dataloaders, LightningDataModule):
             train_dataloaders, datamodule = None, train_dataloaders
         self._check_model(model)
+        ckpt_path = resumed_from(self, ckpt_path)
         check_fit(
             model, LightningModule, train=train_dataloaders, val=val_dataloaders, datamodule=datamodule,
             clip=self.config.gradient_clip_val, accumulate=self.config.accumulate_grad_batches,
@@ -318,22 +321,25 @@ class Trainer(Running):
         )
 
     def save_checkpoint(self, filepath: str | os.PathLike[str], weights_only: bool = False) -> None:
-        """Save the state as it is now, to that file alone; returns when it is durable.
+        """Save the state as it is now, to that file alone; returns when it is durable. Every rank calls it.
 
         Raises:
             ConfigError: There is no module yet.
             SaveFailed: It was not saved; a file that stood there stands.
+            RankError: Likewise, on the ranks other than 0, which writes.
         """
         if self._module is None or self.loop is None:
             raise ConfigError("There is nothing to save yet.", remedy="Call fit() first.")
-        from holdfast.training import resume
+        from holdfast.training import finding, resume
 
         what, loop = weights_only_what if weights_only else full, self.loop
         if self.saving is not None:
             self.saving.settle()
         metrics = self.metric_log.scores(loop.steps)
         identity = self.saving.identity() if self.saving is not None else None
-        resume.save_alone(self._capture(what), what, loop.progress, metrics, Path(filepath), identity=identity)
+        captured, group = self._capture(what), self._group
+        save = partial(resume.save_alone, captured, what, loop.progress, metrics, Path(filepath), identity=identity)
+        finding.agreed(group, save, phase="save_checkpoint()")
 
     def backward(self, loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
         """The backward pass with its hooks; ``manual_backward`` comes here."""
