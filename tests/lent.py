@@ -30,7 +30,7 @@ class HeldStore(MemoryStore):
         self._calls, self._guard_calls = 0, threading.Lock()
 
     def hold(self):
-        """Hold the next save."""
+        """Hold the next save; none is under way."""
         self.reached.clear()
         self.go.clear()
         self._calls, self.armed = 0, True

@@ -24,7 +24,7 @@ class Rank:
     Args:
         code: Its exit code; negative where a signal ended it.
         value: What its function returned, as JSON gives it back; None where it did not return.
-        log: What it wrote to its standard error.
+        log: What it wrote to its standard streams.
         seconds: From its start to its end.
     """
 
@@ -78,10 +78,10 @@ class Ranks:
             started[rank].kill()
             os.close(fd)
         codes = [child.wait() for child in started]
-        said = [child.stdout.read().splitlines() for child in started]
         for child in started:
             child.stdout.close()
-        values = [json.loads(lines[-1][1:]) if lines and lines[-1].startswith("=") else None for lines in said]
+        said = [log.with_suffix(".json") for log in logs]
+        values = [json.loads(path.read_text()) if path.exists() else None for path in said]
         told = [log.read_text() for log in logs]
         everything = "\n".join(f"--- rank {rank}\n{text}" for rank, text in enumerate(told))
         assert hung == [], f"ranks {hung} did not end within {patience:g} s\n{everything}"
@@ -96,8 +96,9 @@ def become(target: str, rank: int, size: int, port: int, log: str, *arguments: o
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
     )  # fmt: skip
     fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(fd, 1)  # a pipe that nobody reads would be full at some time
     os.dup2(fd, 2)
     os.close(fd)
     module, _, function = target.partition(":")
     value = getattr(importlib.import_module(module), function)(*arguments)
-    print("\n=" + json.dumps(value), flush=True)
+    Path(log).with_suffix(".json").write_text(json.dumps(value))

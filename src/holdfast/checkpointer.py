@@ -322,6 +322,7 @@ class Checkpointer:
         *,
         parts: Collection[str] | None = None,
         location: torch.device | str | None = "cpu",
+        dtype: torch.dtype | None = None,
     ) -> dict[str, Any]:
         """Read parts of a checkpoint, verified; changes nothing.
 
@@ -329,6 +330,7 @@ class Checkpointer:
             source: ``"last"``, ``"best"`` (by the first ranking rule of ``which``), or a path.
             parts: Names of parts; all by default.
             location: The device for tensors; None for the ones they were saved from.
+            dtype: What floating-point tensors become; None for what they are.
 
         Returns:
             Part name to its state.
@@ -343,7 +345,31 @@ class Checkpointer:
             raise ConfigError(f"parts= takes several names, not {parts!r}.", remedy=f"Write parts=[{parts!r}].")
         if self._engine is not None:
             self._engine.settle()
-        return sources.read(self._folder, source, self._which, parts=parts, location=location).parts
+        return sources.read(self._folder, source, self._which, parts=parts, location=location, dtype=dtype).parts
+
+    def load_tensor(
+        self,
+        name: str,
+        source: str | os.PathLike[str] = "last",
+        *,
+        location: torch.device | str | None = "cpu",
+        dtype: torch.dtype | None = None,
+    ) -> torch.Tensor:
+        """Read one tensor of a checkpoint, verified, and nothing else of it; changes nothing.
+
+        Args:
+            name: Its part's name and its own, as in ``"model.layer.weight"``.
+            source: As for ``load``.
+            location: As for ``load``.
+            dtype: As for ``load``.
+
+        Raises:
+            NotFound: There is no such checkpoint, or no such tensor in it.
+            Corrupt: It is damaged.
+        """
+        if self._engine is not None:
+            self._engine.settle()
+        return sources.read_tensor(self._folder, source, self._which, name, location=location, dtype=dtype)
 
     def _load(
         self, source: str | os.PathLike[str], objects: Mapping[str, Any], fresh: Collection[str]

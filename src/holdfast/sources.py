@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -76,6 +77,7 @@ def read(
     parts: Collection[str] | None,
     optional: Collection[str] = (),
     location: torch.device | str | None = "cpu",
+    dtype: torch.dtype | None = None,
     mapped: Collection[str] = (),
 ) -> Loaded:
     """Read one checkpoint.
@@ -87,6 +89,7 @@ def read(
         parts: Names of the parts to read; None for all.
         optional: Those among them that it need not hold.
         location: The device for tensors; None for the ones that they were saved from.
+        dtype: What floating-point tensors become; None for what they are.
         mapped: Those parts whose tensors are copied from and let go: they take no memory of their own.
 
     Raises:
@@ -99,9 +102,37 @@ def read(
     def look() -> Loaded:
         folder, record = _find(home, source, which)
         wanted = record.parts if parts is None else parts
-        return _read(home, folder, record, wanted, optional, location=location, mapped=mapped)
+        return _read(home, folder, record, wanted, optional, location=location, dtype=dtype, mapped=mapped)
 
     return looking_again(look)
+
+
+def read_tensor(
+    home: Folder,
+    source: str | os.PathLike[str],
+    which: Which,
+    name: str,
+    *,
+    location: torch.device | str | None,
+    dtype: torch.dtype | None,
+) -> torch.Tensor:
+    """Read one tensor of a checkpoint; the arguments and errors are those of ``read``."""
+
+    def look() -> torch.Tensor:
+        folder, record = _find(home, source, which)
+        with _opened(home, folder, record) as file:
+            return file.tensor(name, location=location, dtype=dtype)
+
+    return looking_again(look)
+
+
+@contextmanager
+def _opened(home: Folder, folder: Folder, record: Record) -> Iterator[CheckpointFile]:
+    """A checkpoint's file, open; its errors tell what else is good."""
+    listing = _looked_through(home, folder)
+    good = resolve.newest_good(listing.records, but=record.id) if listing else ""
+    with folder.store.open(record.names[0]) as reader:
+        yield CheckpointFile(reader, name=f"{folder.store.root}/{record.names[0]}", good=good)
 
 
 def looking_again(look: Callable[[], T]) -> T:
@@ -160,21 +191,18 @@ def _read(
     optional: Collection[str],
     *,
     location: torch.device | str | None = "cpu",
+    dtype: torch.dtype | None = None,
     mapped: Collection[str] = (),
 ) -> Loaded:
-    path = f"{folder.store.root}/{record.names[0]}"
-    listing = _looked_through(home, folder)
-    good = resolve.newest_good(listing.records, but=record.id) if listing else ""
-    with folder.store.open(record.names[0]) as reader:
-        file = CheckpointFile(reader, name=path, good=good)
+    with _opened(home, folder, record) as file:
         there = file.manifest.parts
         missing = [name for name in parts if name not in there and name not in optional]
         if missing:
             raise Incompatible(
                 f"holds no part named {', '.join(missing)}. It holds: {', '.join(there)}.",
-                checkpoint=path,
+                checkpoint=file.name,
                 good="Nothing was changed.",
                 remedy="Ask for what it holds. For resume(), fresh=[...] names what may start afresh.",
             )
-        states = file.parts([name for name in parts if name in there], location=location, mapped=mapped)
-    return Loaded(record, path, file.manifest, states, elsewhere=folder is not home)
+        states = file.parts([name for name in parts if name in there], location=location, dtype=dtype, mapped=mapped)
+    return Loaded(record, file.name, file.manifest, states, elsewhere=folder is not home)

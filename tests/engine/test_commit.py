@@ -41,7 +41,7 @@ def test_what_a_rank_posted_that_took_no_part_is_cleared_by_the_save_after_it():
     group.mailbox = Posted()
     withdraw(group, "first", ValueError("no state"), spent)
     assert set(group.mailbox.held) == {"first/written", "first/outcome"}
-    commit(group, "second", write=lambda: None, publish=dict, deadline=1.0, spent=spent)
+    commit(group, "second", write=lambda: None, publish=lambda told: {}, deadline=1.0, spent=spent)
     assert set(group.mailbox.held) == {"second/written", "second/outcome"}
 
 

@@ -192,6 +192,20 @@ def test_a_conversion_that_cannot_keep_what_is_shared_is_refused(store):
         of(store, dtype=torch.int8)
 
 
+def test_a_run_gives_single_tensors_and_other_data_types(tmp_path):
+    """By the names that people use, from the front door."""
+    model = torch.nn.Linear(3, 2)
+    with Checkpointer(tmp_path, when=every(steps=1)) as checkpointer:
+        checkpointer.resume(model=model)
+        checkpointer.step()
+        assert checkpointer.load_tensor("model.weight").equal(model.weight)
+        half = checkpointer.load("last", parts=["model"], dtype=torch.float16)["model"]
+        assert half["bias"].equal(model.bias.half())
+        assert checkpointer.load_tensor("model.bias", dtype=torch.float16).equal(half["bias"])
+        with pytest.raises(NotFound, match=r"step=1\.ckpt' holds no tensor 'weight'"):
+            checkpointer.load_tensor("weight")
+
+
 def test_after_a_resume_nothing_lies_in_the_file(tmp_path):
     """Modules have copied, and what an optimizer keeps was read into memory of its own."""
     built = []

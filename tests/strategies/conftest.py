@@ -12,7 +12,10 @@ from many_ranks import Ranks
 
 HERE = Path(__file__).parent
 # An optimizer imports torch._dynamo when it is made, which takes a second: once is enough.
-LOADED = ("torch", "torch._dynamo", "torch.distributed.fsdp", "holdfast.training.trainer", "holdfast.strategies.fsdp")
+LOADED = (
+    "torch", "torch._dynamo", "torch.distributed.fsdp", "holdfast.strategies.fsdp", "holdfast.training.trainer",
+    "holdfast.training.saving", "holdfast.training.finding", "holdfast.training.resume", "holdfast.training.loading",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="session")

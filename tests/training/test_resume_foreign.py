@@ -280,6 +280,14 @@ def test_validate_and_test_take_its_weights(straight, state, path, tmp_path):
     assert all(torch.equal(value, state["state_dict"][name]) for name, value in net.state_dict().items())
 
 
+def test_a_file_of_weights_says_where_it_stands(tmp_path):
+    """As Lightning's do: who reads the counters needs no optimizer."""
+    fit(tmp_path, ModelCheckpoint(tmp_path, save_weights_only=True), max_epochs=1)
+    state = read(tmp_path / "epoch=0-step=4.ckpt")
+    assert state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] == 1
+    assert "optimizer_states" not in state
+
+
 # Ranking
 
 

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from holdfast.catalog import records
+from holdfast.catalog import directories, records
 from holdfast.catalog.ledger import Ledger
 from holdfast.catalog.manifest import RunRef, real, run_ref, text
-from holdfast.catalog.verify import Damage, Verdict, read_manifest
+from holdfast.catalog.verify import Damage, Verdict
 from holdfast.errors import StoreError
 from holdfast.policy.values import Record
 from holdfast.store import Entry, Store, temporary_owner
@@ -120,7 +120,7 @@ class Folder:
                 continue  # a line of another version or by another hand: the manifests are the witness
         files: dict[str, list[Entry]] = {}
         strangers, leftovers, taken = [], [], set()
-        entries = list(self.store.list())
+        entries = directories.folded(self.store, self.store.list())
         others = tuple({e.name.partition("/.holdfast/")[0] + "/" for e in entries if "/.holdfast/" in e.name})
         for entry in entries:
             if entry.name.startswith(others):
@@ -188,7 +188,7 @@ class Folder:
 
     def condemn(self, record: Record, why: str) -> None:
         """Note that a checkpoint was found damaged: it ranks no more. Its file stays."""
-        entries = [entry for name in record.names if (entry := self.store.stat(name)) is not None]
+        entries = [e for name in record.names if (e := directories.entry_of(self.store, name)) is not None]
         self.ledger.write("damaged", id=record.id, files=[file_fact(e) for e in entries], why=why)
 
     def _record(self, id: str, names: tuple[str, ...]) -> Record:
@@ -220,20 +220,20 @@ class Folder:
 
     def _open(self, entry: Entry) -> str | Stranger | None:
         try:
-            with self.store.open(entry.name) as reader:
-                manifest = read_manifest(reader)
+            found = directories.manifest_of(self.store, entry.name)
         except Damage as damage:
             return Stranger(entry.name, entry.bytes, Verdict.CORRUPT, str(damage))
         except StoreError as error:
-            if self.store.stat(entry.name) is None:
+            if directories.entry_of(self.store, entry.name) is None:
                 return None
             return Stranger(entry.name, entry.bytes, Verdict.CORRUPT, f"it cannot be read: {error}")
-        if manifest is None:
+        if found is None:
             if entry.name in self._ours:
                 why = "the ledger says that Holdfast wrote it, and nothing of that is left"
                 return Stranger(entry.name, entry.bytes, Verdict.CORRUPT, why)
             return Stranger(entry.name, entry.bytes, Verdict.FOREIGN, "Holdfast did not write it")
-        self._records[manifest.id] = records.project(manifest, bytes=entry.bytes)
+        manifest, size = found
+        self._records[manifest.id] = records.project(manifest, bytes=size)
         self._know_run(manifest.run)
         return manifest.id
 

@@ -126,7 +126,7 @@ class Manifest:
         Raises:
             ManifestError: It is not JSON of this schema, of a later format, or contradicts itself.
         """
-        data = _parse(raw)
+        data = parse(raw)
         known = data.get("format")
         if type(known) is not int or known != FORMAT:
             raise ManifestError(f"format {known!r:.80} is not {FORMAT}, the one this version reads")
@@ -134,23 +134,23 @@ class Manifest:
             manifest = cls(
                 id=_id(data["id"]),
                 run=run_ref(data["run"]),
-                sequence=_count(data["sequence"]),
+                sequence=count(data["sequence"]),
                 progress=progress(data["progress"]),
-                metrics={k: Score(real(v), _count(s)) for k, (v, s) in data["metrics"].items()},
-                parts={k: tuple(map(_key, _list(v))) for k, v in data["parts"].items()},
+                metrics={k: Score(real(v), count(s)) for k, (v, s) in data["metrics"].items()},
+                parts={k: tuple(map(key, rows(v))) for k, v in data["parts"].items()},
                 what=text(data["what"]),
-                policies=tuple(map(text, _list(data["policies"]))),
+                policies=tuple(map(text, rows(data["policies"]))),
                 reason=text(data["reason"]),
                 label=_optional(data["label"]),
                 tallies={k: Tally(progress(v["fired"]), _optional(v["armed"])) for k, v in data["tallies"].items()},
                 saved_at=real(data["saved_at"]),
-                tensors=tuple(map(_tensor, _list(data["tensors"]))),
+                tensors=tuple(map(_tensor, rows(data["tensors"]))),
                 entries=tuple(
-                    EntryInfo(text(n), _count(o), _count(size), _crc(c)) for n, o, size, c in _list(data["entries"])
+                    EntryInfo(text(n), count(o), count(size), checksum(c)) for n, o, size, c in rows(data["entries"])
                 ),
-                opaque=tuple(map(text, _list(data["opaque"]))),
+                opaque=tuple(map(text, rows(data["opaque"]))),
                 groups={
-                    k: tuple(tuple(map(text, _list(group))) for group in _list(v)) for k, v in data["groups"].items()
+                    k: tuple(tuple(map(text, rows(group))) for group in rows(v)) for k, v in data["groups"].items()
                 },
                 types={k: text(v) for k, v in data["types"].items()},
                 versions={k: text(v) for k, v in data["versions"].items()},
@@ -191,8 +191,8 @@ def run_ref(data: Any) -> RunRef:
     return RunRef(
         id=_id(data["id"]),
         parent=None if data["parent"] is None else _id(data["parent"]),
-        ordinal=_count(data["ordinal"]),
-        attempt=_count(data["attempt"]),
+        ordinal=count(data["ordinal"]),
+        attempt=count(data["attempt"]),
     )
 
 
@@ -209,11 +209,12 @@ def progress(data: Any) -> Progress:
         if isinstance(default, bool) and not isinstance(value, bool):
             raise ManifestError(f"{value!r:.80} is not true or false")
         if not isinstance(default, bool):
-            _count(value)
+            count(value)
     return Progress.from_json(data)
 
 
-def _parse(raw: bytes) -> dict[str, Any]:
+def parse(raw: bytes) -> dict[str, Any]:
+    """The JSON object that ``raw`` is; raises ManifestError where it is none, or is longer than a reader accepts."""
     if len(raw) > MAX_BYTES:
         raise ManifestError(f"{len(raw):,} bytes is more than a manifest may have ({MAX_BYTES:,})")
     try:
@@ -258,7 +259,8 @@ def _optional(value: object) -> str | None:
     return None if value is None else text(value)
 
 
-def _count(value: object) -> int:
+def count(value: object) -> int:
+    """The count that ``value`` is; raises ManifestError where it is none."""
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
         raise ManifestError(f"{value!r:.80} is not a count")
     return value
@@ -270,20 +272,23 @@ def _id(value: object) -> str:
     return text(value)
 
 
-def _crc(value: object) -> int:
+def checksum(value: object) -> int:
+    """The CRC-32 that ``value`` spells; raises ManifestError where it spells none."""
     if not re.fullmatch("[0-9a-f]{8}", text(value)):
         raise ManifestError(f"{value!r:.80} is not 8 hex digits")
     return int(text(value), 16)
 
 
-def _list(value: object) -> list[Any]:
+def rows(value: object) -> list[Any]:
+    """The list that ``value`` is; raises ManifestError where it is none."""
     if not isinstance(value, list):
         raise ManifestError(f"{value!r:.80} is not a list")
     return value
 
 
-def _key(value: object) -> str | int:
-    return value if isinstance(value, str) else _count(value)
+def key(value: object) -> str | int:
+    """The key of a dictionary, or the index of a list, that ``value`` is; raises ManifestError where it is none."""
+    return value if isinstance(value, str) else count(value)
 
 
 def _tensor(row: Sequence[Any]) -> TensorInfo:
@@ -291,10 +296,10 @@ def _tensor(row: Sequence[Any]) -> TensorInfo:
     info = TensorInfo(
         text(path),
         text(dtype),
-        tuple(map(_count, _list(shape))),
-        tuple(map(_count, _list(stride))),
+        tuple(map(count, rows(shape))),
+        tuple(map(count, rows(stride))),
         text(storage),
-        _count(offset),
+        count(offset),
     )
     if info.dtype not in ITEM_BYTES:
         raise ManifestError(f"tensor {info.path} has a data type that is not known: {info.dtype}")

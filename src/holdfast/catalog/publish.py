@@ -6,7 +6,8 @@ import errno
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from holdfast.catalog import records
+from holdfast.catalog import directories, records
+from holdfast.catalog.directories import Draft
 from holdfast.catalog.folder import Folder, Listing, file_fact
 from holdfast.catalog.manifest import Manifest, number
 from holdfast.errors import StoreError
@@ -30,15 +31,15 @@ class Published:
 
 
 def publish(
-    folder: Folder, sink: Sink, save: Save, manifest: Manifest, *, bytes: int, going: Collection[str]
+    folder: Folder, sink: Sink | Draft, save: Save, manifest: Manifest, *, bytes: int, going: Collection[str]
 ) -> Published:
-    """Publish a complete file; call it inside ``folder.exclusive()``.
+    """Publish a complete file or folder; call it inside ``folder.exclusive()``.
 
     The file is durable under its first name before any other name moves to it, and before the ledger is told.
 
     Args:
         folder: Where.
-        sink: The written file.
+        sink: The written file, or folder, which gets a name of its own where the first is one that moves on.
         save: Its names.
         manifest: What it holds.
         bytes: Its length.
@@ -49,7 +50,7 @@ def publish(
             first name is there.
     """
     listing = folder.scan()
-    first, *others = save.names
+    first, *others = _own_first(sink, save, manifest, listing)
     moved = [first] if first in save.moves else []  # the listing still has them where they were
     entries = [_first(folder, sink, listing, first, move=first in save.moves, going=going)]
     troubles = []
@@ -107,8 +108,8 @@ def evict(folder: Folder, reasons: Mapping[str, str], run: str) -> tuple[str, ..
         if record is not None and (record.run != run or record.pinned):
             continue
         names = record.names if record is not None else ()
-        for name in names:
-            folder.store.remove(name)
+        for name in reversed(names):  # a folder's own name is the first: nothing is to point at one that is gone
+            directories.remove(folder.store, name)
         folder.ledger.write("evicted", id=id, names=list(names), reason=reason)
         gone.extend(names)
     return tuple(gone)
@@ -118,12 +119,23 @@ def drop(folder: Folder, reasons: Mapping[str, str], run: str) -> None:
     """Remove second names of checkpoints of this run that stay; call it inside ``folder.exclusive()``."""
     for name, reason in reasons.items():
         record = folder.scan().by_name(name)
+        if directories.is_own_name(folder.store, name):
+            continue  # its other names lead to this one
         if record is not None and record.run == run and not record.pinned and len(record.names) > 1:
             folder.store.remove(name)
             folder.ledger.write("evicted", id=record.id, names=[name], reason=reason)
 
 
-def _first(folder: Folder, sink: Sink, listing: Listing, name: str, *, move: bool, going: Collection[str]) -> Entry:
+def _own_first(sink: Sink | Draft, save: Save, manifest: Manifest, listing: Listing) -> tuple[str, ...]:
+    """The names of a save; a folder begins with one that stays, for no folder can take another's place."""
+    if not isinstance(sink, Draft) or save.names[0] not in save.moves:
+        return save.names
+    return (Where().versioned(Where().name(manifest.progress, manifest.scores()), listing.names), *save.names)
+
+
+def _first(
+    folder: Folder, sink: Sink | Draft, listing: Listing, name: str, *, move: bool, going: Collection[str]
+) -> Entry:
     """The commit point. Where another writer was faster to a name that is not ours to take, the next free one."""
     if move:
         _keep_what_is_there(folder, listing, name, going)
@@ -142,7 +154,7 @@ def _link(folder: Folder, source: str, name: str, *, move: bool) -> Entry:
     taken: set[str] = set()
     while True:
         try:
-            return folder.store.link(source, name, replace=move)
+            return directories.link(folder.store, source, name, replace=move)
         except StoreError as error:
             if move or error.errno != errno.EEXIST:
                 raise
@@ -162,11 +174,19 @@ def _keep_what_is_there(
     record = listing.by_name(name)
     if record is not None:
         others = set(record.names) - {name, *moved}
-        if others or (record.id in going and not record.pinned):
+        gone = record.id in going and not record.pinned
+        if (others or gone) and not directories.is_own_name(folder.store, name):
             return
         wanted = Where().name(record.progress, record.scores)
     else:
         wanted = name
-    kept = _link(folder, name, Where().versioned(wanted, listing.names), move=False)
+    kept = _set_aside(folder, name, Where().versioned(wanted, listing.names))
     if record is not None:
         folder.ledger.write("linked", id=record.id, file=file_fact(kept))
+
+
+def _set_aside(folder: Folder, name: str, kept: str) -> Entry:
+    """Give what stands under ``name`` another name too; a folder that one instead: nothing replaces a folder."""
+    if not directories.is_own_name(folder.store, name):
+        return _link(folder, name, kept, move=False)
+    return directories.rename(folder.store, name, kept)

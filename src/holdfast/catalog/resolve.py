@@ -7,9 +7,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from holdfast.catalog import records, runs
+from holdfast.catalog import directories, records, runs
 from holdfast.catalog.folder import Folder, Listing
-from holdfast.catalog.verify import Damage, Finding, Verdict, read_manifest, verify
+from holdfast.catalog.verify import Damage, Finding, Verdict
 from holdfast.errors import ConfigError, Corrupt, Foreign, NotFound, StoreError
 from holdfast.log import logger
 from holdfast.policy.values import Record
@@ -232,8 +232,7 @@ def named(store: Store, name: str, listing: Listing | None = None) -> Record:
         return record
     path = f"{store.root}/{name}"
     good = newest_good(listing.records) if listing else ""
-    entry = store.stat(name)
-    if entry is None:
+    if directories.entry_of(store, name) is None:
         names = ", ".join(r.names[0] for r in listing.records) or "no checkpoint" if listing else ""
         raise NotFound(f"does not exist.{names and f' The folder holds {names}.'}", checkpoint=path)
     remedy = "Nothing was loaded."
@@ -241,20 +240,19 @@ def named(store: Store, name: str, listing: Listing | None = None) -> Record:
     if wrecks:  # the ledger may know of one that has no sign of ours left
         raise Corrupt(f"is corrupt: {wrecks[0].why}.", checkpoint=path, good=good, remedy=remedy)
     try:
-        with store.open(name) as reader:
-            manifest = read_manifest(reader)
+        found = directories.manifest_of(store, name)
     except Damage as damage:
         raise Corrupt(f"is corrupt: {damage}.", checkpoint=path, good=good, remedy=remedy) from damage
-    if manifest is None:
+    if found is None:
         raise Foreign("was not written by Holdfast.", checkpoint=path, good=good, remedy=remedy)
-    return records.project(manifest, bytes=entry.bytes, names=(name,))
+    manifest, size = found
+    return records.project(manifest, bytes=size, names=(name,))
 
 
 def check(folder: Folder, record: Record) -> Finding:
-    """Verify the file of one record in full."""
+    """Verify the file or folder of one record in full."""
     try:
-        with folder.store.open(record.names[0]) as reader:
-            return verify(reader, ours=True)
+        return directories.verify(folder.store, record.names[0], ours=True)[0]
     except StoreError as error:
         return Finding(Verdict.CORRUPT, str(error))
 

@@ -8,10 +8,11 @@ import secrets
 import socket
 from dataclasses import dataclass, replace
 
+from holdfast.catalog import directories
 from holdfast.catalog.folder import Folder
 from holdfast.catalog.manifest import RunRef
 from holdfast.policy.values import Record
-from holdfast.store import LINKER, PROBE, Lock, temporary_owner
+from holdfast.store import LINKER, PROBE, REMOVER, Lock, temporary_owner
 
 _IS_RUN = re.compile("[0-9a-f]{32}")
 
@@ -122,12 +123,12 @@ def _sweep(folder: Folder, run: Run) -> None:
     """Remove unfinished files of ``run``'s earlier attempts, and of runs shown to be dead."""
     for name in folder.scan().leftovers:
         owner = temporary_owner(name) or ""
-        if owner in (run.ref.id, LINKER, PROBE):  # names are linked under the lock that is held here
-            folder.store.remove(name)
+        if owner in (run.ref.id, LINKER, PROBE, REMOVER):  # names are linked, folders go, under the lock held here
+            directories.remove(folder.store, name)
         elif _IS_RUN.fullmatch(owner):
             lease = folder.store.lock(lease_name(owner))  # None: its process lives
             if lease is not None:
                 try:
-                    folder.store.remove(name)
+                    directories.remove(folder.store, name)
                 finally:
                     lease.release()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from holdfast.engine.group import Group
@@ -13,8 +13,8 @@ def commit(
     group: Group,
     key: str,
     *,
-    write: Callable[[], None],
-    publish: Callable[[], dict[str, Any]],
+    write: Callable[[], Any],
+    publish: Callable[[Mapping[int, Any]], dict[str, Any]],
     deadline: float,
     spent: list[str],
 ) -> dict[str, Any]:
@@ -23,8 +23,9 @@ def commit(
     Args:
         group: The ranks.
         key: Tells this save from all others; the same on every rank.
-        write: This rank's part. What it raises makes the save fail on all ranks, with that error.
-        publish: Rank 0's commit; its plain result reaches every rank.
+        write: This rank's part. What it raises makes the save fail on all ranks, with that error; what it returns,
+            plain, reaches rank 0.
+        publish: Rank 0's commit, given what each rank's ``write`` returned; its plain result reaches every rank.
         deadline: Seconds that a rank waits for the others.
         spent: Keys of earlier saves whose posts still lie in the mailbox. Rank 0 clears them here, and leaves
             this one's key for the next call.
@@ -36,11 +37,12 @@ def commit(
         RankError: Another rank failed or did not answer within the deadline; its own words are in the sentence.
     """
     failure: Exception | None = None
+    told: Any = None
     try:
-        write()
+        told = write()
     except Exception as error:  # any failure at all must reach the other ranks before it is raised here
         failure = error
-    group.mailbox.post(f"{key}/written", {"error": words(failure)})
+    group.mailbox.post(f"{key}/written", {"error": words(failure), "told": told})
     if group.rank != 0:
         if failure is not None:
             raise failure
@@ -57,7 +59,7 @@ def commit(
         for rank, answer in answers.items():
             if answer["error"] is not None:
                 raise RankError(answer["error"], rank=rank, phase="write")
-        result = publish()
+        result = publish({rank: answer["told"] for rank, answer in answers.items()})
     except Exception as error:
         group.mailbox.post(f"{key}/outcome", {"error": words(error), "result": None})
         raise

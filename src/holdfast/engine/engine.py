@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 from holdfast.catalog import publish as publishing
@@ -18,19 +18,17 @@ from holdfast.engine.commit import commit, withdraw, words
 from holdfast.engine.expected import expected
 from holdfast.engine.fence import Moved
 from holdfast.engine.group import Group, Solo
-from holdfast.engine.job import Capture, Job, prepare
+from holdfast.engine.job import Capture, Work, prepare
+from holdfast.engine.telling import AGAIN, after, line
 from holdfast.engine.writer import Ticket, Writer
 from holdfast.errors import ConfigError, HoldfastError, RankError, SaveFailed, StoreError
-from holdfast.log import size
 from holdfast.policy import plan as planning
 from holdfast.policy.plan import BY_HAND, Plan, Policy, Save
 from holdfast.policy.values import Event, Moment, Progress, Record, Request, Tally
 from holdfast.policy.what import full
-from holdfast.store import Sink
 
 _BARE_STEP = frozenset({Event.BATCH_END})
 _FAILURES_IN_A_ROW = 3
-_AGAIN = "Once the cause is gone, the next trigger or call of save() tries again; resume() goes on from what is there."
 
 
 class SaveFailedWarning(UserWarning):
@@ -172,7 +170,7 @@ class Engine:
             return self._flight
         self._saves += 1
         key = f"save/{self.folder.store.root}/{self.run.ref.id}/{self.run.ref.attempt}/{self._saves}"
-        jobs: list[tuple[Save, Job]] = []
+        jobs: list[tuple[Save, Work]] = []
         self._decided = decided, moment
         try:
             for save in decided.saves:
@@ -303,12 +301,18 @@ class Engine:
             return self._promised
         return {**self._promised, source.id: "the run went on from it"}
 
-    def _prepare(self, save: Save, moment: Moment) -> Job | None:
-        """Capture the state, on every rank; when it returns, training may go on. Rank 0 has something to write."""
+    def _prepare(self, save: Save, moment: Moment) -> Work | None:
+        """Capture the state, on every rank; when it returns, training may go on. None: nothing to write."""
         captured = self._capture(save.what)
-        if self._group.rank != 0:
+        if self._group.rank != 0 and not captured.divided:
             return None
-        return prepare(
+        taking: Callable[..., Work] = prepare
+        if captured.divided:
+            from holdfast.engine import sharded  # what it needs of torch is loaded by those who need it
+
+            ordinal = f"{self.run.ref.attempt}-{self._saves}"
+            taking = partial(sharded.prepare, rank=self._group.rank, ordinal=ordinal)
+        return taking(
             captured,
             save.what,
             moment,
@@ -323,21 +327,20 @@ class Engine:
             copied=self._restless,
         )
 
-    def _save(self, decided: Plan, jobs: Sequence[tuple[Save, Job]], progress: Progress, key: str) -> Record | None:
+    def _save(self, decided: Plan, jobs: Sequence[tuple[Save, Work]], progress: Progress, key: str) -> Record | None:
         """On the writer thread: write, commit, evict. Every failure becomes a ``SaveFailed`` with its four parts."""
         name = self._name(decided, progress)
-        sinks: list[Sink] = []
+        sinks: list[Any] = []
 
-        def write() -> None:
-            for save, job in jobs:
-                job.write(self.folder.store, save.names[0], sinks, memory=self._memory)
+        def write() -> list[Any]:
+            return [job.write(self.folder.store, save.names[0], sinks, memory=self._memory) for save, job in jobs]
 
         try:
             outcome = commit(
                 self._group,
                 key,
                 write=write,
-                publish=lambda: self._publish(decided, jobs, sinks, name),
+                publish=lambda told: self._publish(decided, jobs, sinks, name, told),
                 deadline=self._commit_timeout,
                 spent=self._spent,
             )
@@ -355,12 +358,19 @@ class Engine:
         return self._news[0] if self._news else None
 
     def _publish(
-        self, decided: Plan, jobs: Sequence[tuple[Save, Job]], sinks: Sequence[Sink], name: str
+        self,
+        decided: Plan,
+        jobs: Sequence[tuple[Save, Work]],
+        sinks: Sequence[Any],
+        name: str,
+        told: Mapping[int, Sequence[Any]],
     ) -> dict[str, Any]:
         """Rank 0: the commit point of each file, then what may go. Evictions wait for a flawless publish."""
         troubles: list[HoldfastError] = []
         published: list[Record] = []
         evicted: tuple[str, ...] = ()
+        for i, (_, job) in enumerate(jobs):
+            job.complete({rank: each[i] for rank, each in told.items() if each})
         healthy = all(job.manifest.healthy for _, job in jobs)
         with self.folder.exclusive():
             # What is not healthy replaces others of its kind alone: the plan could not know that it would not be.
@@ -379,9 +389,9 @@ class Engine:
                     publishing.drop(self.folder, decided.drops if healthy else {}, self.run.ref.id)
                 except StoreError as error:
                     troubles.append(error)
-        self._troubles = [_after(f"{self.folder.store.root}/{name}", trouble) for trouble in troubles]
+        self._troubles = [after(f"{self.folder.store.root}/{name}", trouble) for trouble in troubles]
         for (_, job), record in zip(jobs, published, strict=True):
-            self._tell(_line(record, job, evicted))
+            self._tell(line(record, evicted, begun=job.begun, not_finite=job.not_finite))
         return {"records": [{**records.to_json(r), "names": list(r.names)} for r in published]}
 
     def _tell(self, line: str) -> None:
@@ -395,8 +405,8 @@ class Engine:
         self,
         name: str,
         error: Exception,
-        jobs: Sequence[tuple[Save, Job]] = (),
-        sinks: Sequence[Sink] = (),
+        jobs: Sequence[tuple[Save, Work]] = (),
+        sinks: Sequence[Any] = (),
     ) -> SaveFailed:
         """Clean up, and say in four parts what happened. What fails on the way is not told: the first failure is."""
         for sink in sinks:
@@ -407,7 +417,7 @@ class Engine:
                 facts = {"run": self.run.ref.id, "sequence": self._sequence, "error": str(error)}
                 self.folder.ledger.write("failed", **facts)
         what = f"was not saved: {words(error) if not isinstance(error, HoldfastError) else error.what}"
-        written = {job.manifest.id: save.names[0] for save, job in jobs}
+        written = {job.manifest.id: save.names[0] for save, job in jobs} if self._group.rank == 0 else {}
         try:
             there = self.folder.scan().records
             good = resolve.newest_good(r for r in there if r.id not in written)
@@ -424,27 +434,12 @@ class Engine:
             checkpoint=f"{self.folder.store.root}/{name}",
             rank=self._group.rank if self._group.size > 1 else None,
             good=good,
-            remedy=remedy if isinstance(error, Moved) else f"{remedy} {_AGAIN}".strip(),
+            remedy=remedy if isinstance(error, Moved) else f"{remedy} {AGAIN}".strip(),
         )
 
     def _name(self, decided: Plan, progress: Progress) -> str:
         return decided.saves[0].names[0] if decided.saves else f"of step {progress.steps}"
 
 
-def _after(checkpoint: str, trouble: HoldfastError) -> str:
-    """What failed once a checkpoint was there."""
-    good = "It is whole and durable; not all that it replaces has been evicted."
-    parts = (f"checkpoint '{checkpoint}' was saved, and then: {trouble.what}", good, trouble.remedy, _AGAIN)
-    return " ".join(filter(None, parts))
-
-
 def _is_last_chance(moment: Moment) -> bool:
     return bool(moment.events & {Event.FIT_END, Event.SIGNAL, Event.EXCEPTION})
-
-
-def _line(record: Record, job: Job, evicted: Sequence[str]) -> str:
-    seconds = time.perf_counter() - job.begun
-    sick = f"; NOT FINITE: {', '.join(job.not_finite[:3])}" if job.not_finite else ""
-    gone = f"; evicted {', '.join(evicted)}" if evicted else ""
-    told = f"saved {', '.join(record.names)} ({record.reason}), {size(record.bytes)}, durable in {seconds:.2f} s"
-    return f"{told}{sick}{gone}"

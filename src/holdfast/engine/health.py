@@ -36,13 +36,16 @@ def not_finite(tree: Tree, names: Collection[str]) -> tuple[str, ...]:
             continue
         view = (ref.storage, ref.dtype, ref.offset, ref.shape, ref.stride)
         if view not in looked:
-            looked[view] = _is_finite(ref.over(tree.storages[ref.storage]).detach())
+            looked[view] = is_finite(ref.over(tree.storages[ref.storage]).detach())
         if not looked[view]:
             found.append(ref.path)
     return tuple(dict.fromkeys(found))
 
 
-def _is_finite(tensor: torch.Tensor) -> bool:
+def is_finite(tensor: torch.Tensor) -> bool:
+    """Whether no element is NaN or infinite; of integers and 8-bit floats that is not asked."""
+    if tensor.dtype not in _BITS:
+        return True
     width, exponent = _BITS[tensor.dtype]
     # In whatever order the numbers lie: only what fills no memory of its own has to be brought together first.
     memory = tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.contiguous()

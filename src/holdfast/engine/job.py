@@ -12,13 +12,14 @@ import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from holdfast._version import __version__
 from holdfast.catalog.manifest import Manifest, RunRef
 from holdfast.engine import archive, health, snapshot, statetree
+from holdfast.engine.fence import Window
 from holdfast.engine.lending import Lent
 from holdfast.policy.values import Moment, Score, Tally
 from holdfast.policy.what import What
@@ -40,6 +41,7 @@ class Captured:
         groups: Part name of an optimizer to the parameter names of each of its groups.
         weights: Dotted names, as in ``frozen``, of the parameters that are trained: what is to be finite.
         lent: The tensors that change in a step of their optimizer only, and may be read in place until then.
+        divided: Whether each rank has a part of it, and is to write that part itself.
     """
 
     root: Any
@@ -48,6 +50,7 @@ class Captured:
     groups: Mapping[str, Sequence[Sequence[str]]] | None = None
     weights: frozenset[str] = frozenset()
     lent: Sequence[Lent] = ()
+    divided: bool = False
 
     def name(self, path: tuple[Any, ...]) -> str:
         """The dotted name of a path in ``root``: by its part, where it is in one."""
@@ -63,6 +66,39 @@ class Captured:
 
 
 Capture = Callable[[What], Captured]
+
+
+class Work(Protocol):
+    """One checkpoint on its way, or this rank's part of it: ``Job``, or ``sharded.ShardedJob``.
+
+    Attributes:
+        window: Open while it reads in place; None where it does not.
+        not_finite: Trained weights that hold NaN or infinity, once it is written.
+        bytes: Of the checkpoint, once it is complete.
+        begun: When it was captured, on the clock of ``time.perf_counter``.
+    """
+
+    window: Window | None
+    not_finite: tuple[str, ...]
+    bytes: int
+    begun: float
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the checkpoint is; known on rank 0."""
+        ...
+
+    def write(self, store: Store, name: str, sinks: list[Any], *, memory: int) -> Any:
+        """Write this rank's part, on the writer's thread; returns, plain, what rank 0 has to know of it."""
+        ...
+
+    def complete(self, told: Mapping[int, Any]) -> None:
+        """Rank 0, once all have written, given what they returned."""
+        ...
+
+    def release(self) -> None:
+        """Nothing more is read in place."""
+        ...
 
 
 class Job:
@@ -116,6 +152,9 @@ class Job:
         sink.sync()
         if self.window is not None:
             self.window.verdict()
+
+    def complete(self, told: Mapping[int, Any]) -> None:
+        """Do nothing: a file is whole when it is written."""
 
     def release(self) -> None:
         """Nothing more is read: whoever waits to change the state goes on. Does nothing after ``write``."""

@@ -260,7 +260,7 @@ class _Walk:
         name = self.name(path)
         if self.keep is not None and not self.keep(name, tensor):
             return _OMITTED
-        _refuse(tensor, name)
+        refuse(tensor, name)
         values = tensor.detach()
         if values.is_conj() or values.is_neg():
             values = values.resolve_conj().resolve_neg()
@@ -340,7 +340,8 @@ def _overlapping(views: Iterable[_Found]) -> list[_Run]:
     return [_Run(tuple(run), run[0].start, max(view.end for view in run)) for run in runs]
 
 
-def _refuse(tensor: torch.Tensor, name: str) -> None:
+def refuse(tensor: torch.Tensor, name: str) -> None:
+    """Raise ConfigError for a tensor of a kind that a checkpoint cannot hold."""
     if tensor.layout is not torch.strided:
         kind = f"its layout is {tensor.layout}"
     elif tensor.is_nested:

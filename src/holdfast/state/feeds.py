@@ -45,6 +45,9 @@ class Feed(Protocol):
     def inexact(self, state: Mapping[str, Any]) -> list[str]:
         """What would not be as it would have been, going on from a state; one sentence each, none if all is exact."""
 
+    def close(self) -> None:
+        """Let the workers go that it has started itself."""
+
 
 class Keeping:
     """A loader, or its dataset, that knows its place by its own ``state_dict``.
@@ -101,6 +104,9 @@ class Keeping:
             f"the checkpoint holds no state of the {name_of(self._owner)}: its first {state['done']:,} batches are "
             "read and thrown away"
         ]
+
+    def close(self) -> None:
+        """See ``Feed``: they are the loader's own."""
 
     def _resumed(self, saved: Mapping[str, Any]) -> Iterator[Any]:
         with as_before():
@@ -200,6 +206,9 @@ class Rereading:
             "random state at the epoch's beginning. Use a DataLoader that iterates as torch's does, or give it "
             "state_dict and load_state_dict"
         ]
+
+    def close(self) -> None:
+        """See ``Feed``: they are the loader's own."""
 
     def _generators(self) -> dict[str, generators.Generator]:
         return generators_of(self._loader) if isinstance(self._loader, DataLoader) else {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import errno
 import os
 import shutil
@@ -30,7 +29,7 @@ class LocalFolders:
         path = self._path("stat", name)
         return os.path.isdir(path) and not os.path.islink(path)
 
-    def inside(self, name: str) -> builtins.list[Entry]:
+    def inside(self, name: str) -> list[Entry]:
         """Every plain file below the folder ``name``."""
         checked_name("list", name)
         return [*walk(self.root, f"{name}/")]
@@ -48,7 +47,7 @@ class LocalFolders:
             temporary = os.path.join(self.root, temporary_name(name, LINKER))
             _point(path, self._path("link", source), temporary, replace=replace)
 
-    def pointers(self, folder: str) -> builtins.list[str]:
+    def pointers(self, folder: str) -> list[str]:
         """Symbolic links to folders right in ``folder``."""
         path = os.path.join(self.root, folder)
         with reported("list", path):

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
@@ -73,6 +73,9 @@ class Sharded(Distributed):
         """Shard the module, which every rank has made alike; what rank 0 has is what all get."""
         self.precision.convert(module)
         sharding.each_tensor(module, lambda t: t if t.is_meta else t.to(self.device))
+        for part in module.modules():
+            if isinstance(part, FSDPModule):
+                part.reshard()
         automatic = bool(getattr(module, "automatic_optimization", True))
         # Memory for a part of the module at a time, where it was made on the meta device.
         units = sharding.units(module, self._policy, whole=automatic)
@@ -80,7 +83,9 @@ class Sharded(Distributed):
         for unit in units:
             sharding.materialise(unit, self.device)
             sharding.made_alike(unit)
-            self._shard(unit, sharding.undivided(unit, others=others))
+            # Between the steps of several optimizers what is gathered must not stay: it would be of before the step.
+            reshard = True if self._reshard is None and not automatic else self._reshard
+            self._shard(unit, sharding.undivided(unit, others=others), reshard)
         sharding.materialise(module, self.device)
         self._whole = [p for p in module.parameters() if not isinstance(p, DTensor)]
         if not automatic:
@@ -92,7 +97,7 @@ class Sharded(Distributed):
         register_fsdp_forward_method(module, _CALL)
         self._call = getattr(module, _CALL)
 
-    def _shard(self, unit: nn.Module, undivided: set[nn.Parameter]) -> None:
+    def _shard(self, unit: nn.Module, undivided: set[nn.Parameter], reshard: bool | None) -> None:
         self._mesh = self._mesh or init_device_mesh(self.device.type, (self.world.size,))
         kind = torch.bfloat16 if self.precision.name == "bf16-mixed" else None
         numbers = MixedPrecisionPolicy(param_dtype=kind, reduce_dtype=torch.float32 if kind is not None else None)
@@ -100,7 +105,7 @@ class Sharded(Distributed):
             unit,
             mesh=self._mesh,
             mp_policy=numbers,
-            reshard_after_forward=self._reshard,
+            reshard_after_forward=reshard,
             ignored_params=undivided,
         )
 

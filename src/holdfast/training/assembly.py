@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,6 +24,7 @@ from holdfast.training.fit import FitLoop
 from holdfast.training.hooks import Hooks, overrides
 from holdfast.training.metrics import MetricLog, SilentLog, numbers
 from holdfast.training.module import LightningModule
+from holdfast.training.ranks import union
 
 if TYPE_CHECKING:
     from holdfast.engine.job import Captured
@@ -63,6 +65,7 @@ class Assembly(Facts):
         self.callbacks = savers_last([*kept, *fresh])
         self.metric_log = SilentLog() if self.config.barebones else MetricLog()
         self.metric_log.reduce = self.strategy.reduce if self.world_size > 1 else None
+        self.metric_log.union = partial(union, self.strategy.group) if self.world_size > 1 else None
         self.should_stop = self.sanity_checking = False
         self.hooks = self._hooks(model)
 
@@ -118,6 +121,10 @@ class Assembly(Facts):
         self.strategy.setup(model, training=stage == "fit")
 
     def _tear_down(self, stage: str) -> None:
+        evaluations = [one for one in (self._validation, self._test, self._prediction) if one is not None]
+        for batches in (self._train_batches, *(loader for one in evaluations for loader in one.loaders)):
+            if batches is not None:
+                batches.feed.close()
         if self._datamodule is not None:
             self._datamodule.teardown(stage=stage)
         self.hooks.call_stage("teardown", stage)

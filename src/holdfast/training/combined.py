@@ -90,6 +90,11 @@ class Combined:
             f"{state['done']:,} batches are read and thrown away"
         ]
 
+    def close(self) -> None:
+        """See ``Feed``."""
+        for one in self._feeds.values():
+            one.close()
+
     def _fits(self, state: Mapping[str, Any]) -> bool:
         return state.get("kind") == self.kind and len(state["each"]) == len(self.loaders)
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+import torch
 from torch import Tensor, dtype
 
 from holdfast.errors import ConfigError
 from holdfast.training.metric_rules import FUNCTION, Names, Settings
 from holdfast.training.metric_values import computed, no_number, size_of, sizes, tensor_of
-from holdfast.training.reduction import Across, Reduction, reduction
+from holdfast.training.reduction import Across, Reduction, nothing_yet, reduction
+
+Union = Callable[[list[list[Any]]], list[list[Any]]]
+"""Gives each rank what all ranks have told, sorted, each thing once."""
 
 Key = tuple[str, str, int | None]
 """Name, hook, and the index of the data loader; None outside of batches."""
@@ -31,10 +36,11 @@ class Entry:
         source: The metric object that was logged in this epoch.
         touched: Whether something was logged since ``result`` was made.
         result: The published value of this epoch.
+        agreed: Its dtype on all ranks, where it is reduced over them.
     """
 
     __slots__ = (
-        "at", "dtype", "given", "hook", "in_training", "loader", "name", "names", "on_epoch", "on_step", "result",
+        "agreed", "at", "dtype", "given", "hook", "in_training", "loader", "name", "names", "on_epoch", "on_step", "result",
         "settings", "source", "total", "touched", "unlogged", "unshown", "value", "warned", "weighted",
     )  # fmt: skip
 
@@ -58,6 +64,7 @@ class Entry:
         self.source: Any = None
         self.touched = False
         self.result: Tensor | None = None
+        self.agreed: dtype | None = None
 
     def accept(self, value: Tensor) -> None:
         """Make ready for a value of another dtype than the last one's."""
@@ -71,7 +78,8 @@ class Entry:
         """The value of this epoch so far."""
         if self.source is not None:
             return tensor_of(computed(self.name, self.source.compute()))
-        return tensor_of(computed(self.name, self.total.result(across if self.settings.synchronised else None)))
+        alone = not self.settings.synchronised
+        return tensor_of(computed(self.name, self.total.result(None if alone else across, self.agreed)))
 
     @property
     def monitored(self) -> set[str]:
@@ -186,7 +194,7 @@ class Stage:
         found = [
             {
                 "key": list(key),
-                "settings": {k: v for k, v in asdict(entry.settings).items() if k != "function"},
+                "settings": _named(entry.settings),
                 "total": entry.total.state_dict(),
             }
             for key, entry in self.entries.items()
@@ -220,6 +228,34 @@ class Stage:
                 self.entry(key, Settings(**saved["settings"]))
         self.waiting.clear()
 
+    def join(self, union: Union) -> list[Entry]:
+        """Take part in what any rank has logged for all of them in this epoch, as one that has seen nothing of it.
+
+        Ranks differ: one may have had no batch, or none of a kind. What they reduce must be the same all the same.
+
+        Args:
+            union: Gives to every rank what any of them has told, in one order.
+
+        Returns:
+            The metrics that are to be reduced over all ranks now, in that order.
+        """
+        own = [
+            [list(key), _named(entry.settings), str(entry.total.dtype).removeprefix("torch.")]
+            for key, entry in self.entries.items()
+            if entry.touched and entry.settings.synchronised and entry.source is None
+        ]
+        kinds: dict[Key, dtype] = {}
+        for (name, hook, index), settings, kind in union(own):
+            key, there = (name, hook, index), getattr(torch, kind)
+            kinds[key] = torch.promote_types(kinds.get(key, there), there)
+            entry = self.entry(key, Settings(**settings))
+            if not entry.touched and entry.result is None:
+                entry.total = nothing_yet(entry.settings.operation, there)
+            entry.touched = True
+        for key, kind in kinds.items():
+            self.entries[key].agreed = kind
+        return [self.entries[key] for key in kinds]
+
     def _go_on(self, entry: Entry, saved: dict[str, Any]) -> None:
         before, now = saved["settings"]["operation"], entry.settings.operation
         if before == now and entry.on_epoch:
@@ -247,3 +283,8 @@ class Stage:
                 f"logged in {entry.hook}.",
                 remedy="Rename one of them.",
             )
+
+
+def _named(settings: Settings) -> dict[str, Any]:
+    """Settings as plain values."""
+    return {name: value for name, value in asdict(settings).items() if name != "function"}

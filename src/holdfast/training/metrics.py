@@ -15,7 +15,7 @@ from torch import Tensor
 
 from holdfast.errors import ConfigError
 from holdfast.policy.values import Score
-from holdfast.training.metric_entries import Entry, Stage
+from holdfast.training.metric_entries import Entry, Stage, Union
 from holdfast.training.metric_rules import FUNCTION, Given, Settings, checked_size, settle
 from holdfast.training.metric_values import check_object, computed, numbers, one_element, plain_number, tensor_of
 from holdfast.training.reduction import Across
@@ -36,10 +36,13 @@ class MetricLog:
         reduce: Reduces a tensor over all ranks by ``"mean"``, ``"sum"``, ``"min"`` or ``"max"``; None where there is
             one rank. Called for what is logged with ``sync_dist=True`` only: within ``log`` for single values, at
             the end of the batches for values of an epoch.
+        union: Gives every rank what any of them tells, in one order; None where there is one rank. Called at the end
+            of the batches, and of the stage.
     """
 
     def __init__(self) -> None:
         self.reduce: Across | None = None
+        self.union: Union | None = None
         self.logged: dict[str, Tensor] = {}
         self._callback: dict[str, Tensor] = {}
         self._progress_bar: dict[str, Tensor] = {}
@@ -130,9 +133,11 @@ class MetricLog:
             self._stamp(stage, steps)
         stage.leave_batches()
         stage.revive()
+        shared = stage.join(self.union) if self.union is not None else []
+        reduced = {id(entry): entry.compute(self.reduce) for entry in shared}
         for entry in stage.entries.values():
             if entry.touched:
-                entry.result = entry.compute(self.reduce)
+                entry.result = reduced[id(entry)] if id(entry) in reduced else entry.compute(self.reduce)
                 entry.touched = False
                 self._publish(entry, entry.result, {entry.names.epoch, entry.names.monitor}, steps)
                 if entry.settings.prog_bar:
@@ -261,7 +266,8 @@ class MetricLog:
     def _hold(self, stage: Stage, entry: Entry, value: Tensor | float) -> None:
         """Keep a single value until somebody looks."""
         settings = entry.settings
-        if self.reduce is not None and settings.synchronised:
+        # In an evaluation one rank may have a batch more than another, which would wait for it.
+        if self.reduce is not None and settings.synchronised and entry.in_training:
             value = self.reduce(tensor_of(value), "mean" if settings.operation == FUNCTION else settings.operation)
         entry.value = value
         entry.at = None

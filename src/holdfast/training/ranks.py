@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from typing import Any
 
 import torch
@@ -22,6 +23,19 @@ def gathered(group: Group, own: dict[str, Any]) -> list[dict[str, Any]]:
         return []
     values = group.gather("" if group.rank == 0 else _text(own), phase="state of each rank")
     return [_value(text) for text in values[1:]]
+
+
+def union(group: Group, own: list[list[Any]]) -> list[list[Any]]:
+    """What any rank tells, on every rank: sorted, each thing once.
+
+    Args:
+        group: The ranks.
+        own: What this one tells: values that JSON can hold.
+    """
+    told = group.gather(own, phase="metrics")
+    texts = sorted({json.dumps(one, sort_keys=True) for each in told for one in each})
+    known: list[str] = group.broadcast(texts, phase="metrics")
+    return [json.loads(text) for text in known]
 
 
 def own_part(own: dict[str, Any], *, rank: int, size: int) -> dict[str, Any]:

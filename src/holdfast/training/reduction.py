@@ -27,6 +27,11 @@ class Reduction(Protocol):
 
     __slots__ = ()
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the result."""
+        ...
+
     def accept(self, value: Tensor) -> None:
         """Make ready for values of this one's dtype, which ``add`` has not had yet."""
         ...
@@ -39,8 +44,13 @@ class Reduction(Protocol):
         """Take in a plain number."""
         ...
 
-    def result(self, across: Across | None) -> Tensor:
-        """The reduced value, a tensor of its own; over all ranks where ``across`` is given."""
+    def result(self, across: Across | None, dtype: torch.dtype | None = None) -> Tensor:
+        """The reduced value, a tensor of its own.
+
+        Args:
+            across: Reduces it over all ranks; None for this rank's alone.
+            dtype: That of the result, where ranks have agreed on one.
+        """
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -57,6 +67,19 @@ def reduction(operation: str | Callable[[Any], Any]) -> Reduction:
     if not isinstance(operation, str):
         return Every(operation)
     return Total(mean=operation == "mean") if operation in ("mean", "sum") else Extreme(largest=operation == "max")
+
+
+def nothing_yet(operation: str, dtype: torch.dtype) -> Reduction:
+    """One that stands for no value, on a rank that reduces with others what they have, of that dtype."""
+    made = reduction(operation)
+    if isinstance(made, Total):
+        name = str(dtype).removeprefix("torch.")
+        made.load_state_dict({"tensor": None, "dtype": name, "number": 0, "weight": 0})
+    else:
+        whole = None if dtype.is_floating_point else torch.iinfo(dtype)
+        ends = (math.inf, -math.inf) if whole is None else (whole.max, whole.min)
+        made.load_state_dict({"tensor": torch.tensor(ends[operation == "max"], dtype=dtype), "number": None})
+    return made
 
 
 def as_tensor(number: float) -> Tensor:
@@ -116,16 +139,24 @@ class Total(Reduction):
         self._weight += size
 
     @override
-    def result(self, across: Across | None) -> Tensor:
+    def result(self, across: Across | None, dtype: torch.dtype | None = None) -> Tensor:
         with lasting(), torch.no_grad():
-            number = as_tensor(float(self._number) if self._mean else self._number)
-            total = number if self._tensor is None else self._tensor + number
+            number = self._plain()
+            total, dtype = number if self._tensor is None else self._tensor + number, dtype or self.dtype
             if across is not None:
-                total = across(total, "sum")
+                total = across(_widest(total, dtype), "sum")
             if self._mean:
                 weight = torch.tensor(self._weight, device=total.device)
                 total = total / (weight if across is None else across(weight, "sum"))
-            return total.to(number.dtype if self._dtype is None else self._dtype)
+            return total.to(dtype)
+
+    @property
+    @override
+    def dtype(self) -> torch.dtype:
+        return self._plain().dtype if self._dtype is None else self._dtype
+
+    def _plain(self) -> Tensor:
+        return as_tensor(float(self._number) if self._mean else self._number)
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -170,12 +201,23 @@ class Extreme(Reduction):
             self._number = value
 
     @override
-    def result(self, across: Across | None) -> Tensor:
+    def result(self, across: Across | None, dtype: torch.dtype | None = None) -> Tensor:
         with lasting(), torch.no_grad():
-            values = [] if self._tensor is None else [self._tensor.clone()]
-            values += [] if self._number is None else [as_tensor(self._number)]
-            value = values[0] if len(values) == 1 else self._choose(*values)
-            return value if across is None else across(value, "max" if self._largest else "min")
+            value = self._own()
+            if across is None:
+                return value
+            dtype = dtype or value.dtype
+            return across(_widest(value, dtype), "max" if self._largest else "min").to(dtype)
+
+    @property
+    @override
+    def dtype(self) -> torch.dtype:
+        return self._own().dtype
+
+    def _own(self) -> Tensor:
+        values = [] if self._tensor is None else [self._tensor.clone()]
+        values += [] if self._number is None else [as_tensor(self._number)]
+        return values[0] if len(values) == 1 else self._choose(*values)
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -211,8 +253,13 @@ class Every(Reduction):
     def add_number(self, value: float, size: int) -> None:
         self.add(as_tensor(value), size)
 
+    @property
     @override
-    def result(self, across: Across | None) -> Tensor:
+    def dtype(self) -> torch.dtype:
+        return torch.float64
+
+    @override
+    def result(self, across: Across | None, dtype: torch.dtype | None = None) -> Tensor:
         assert across is None, "refused when it was first logged"
         self._fold()
         with lasting(), torch.no_grad():
@@ -234,3 +281,8 @@ class Every(Reduction):
             # Unlike stack, cat lets dtypes differ.
             self._folded.append(torch.cat([value.reshape(1) for value in self._recent]))
             self._recent.clear()
+
+
+def _widest(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """In a kind of which one is the same on all ranks, whatever each of them has logged, and which loses nothing."""
+    return value.to(torch.float64 if dtype.is_floating_point else torch.int64)
