@@ -141,8 +141,8 @@ def end_of(trainer):
     }
 
 
-def main(folder, kind, seed, name, out, options):
-    """In a process of its own."""
+def main(folder, kind, seed, checkpoints, out, options):
+    """In a process of its own: a run from each of some checkpoints, or from the beginning."""
     warnings.simplefilter("error")
     warnings.filterwarnings("ignore", "'set_vital' is deprecated")
-    torch.save(end_of(run(folder, kind, seed, name, **options)), out)
+    torch.save([end_of(run(folder, kind, seed, name, **options)) for name in checkpoints], out)

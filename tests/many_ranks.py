@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from forkserver import ForkServer
+from forkserver import Child, ForkServer
 from holdfast.strategies.launch import free_port
 
 PATIENCE = 60.0  # seconds; only ever waited out by a test that fails
@@ -46,29 +46,58 @@ class Ranks:
         self._server, self._folder = server, folder
         self._runs = 0
 
-    def run(self, target: str, *arguments: object, size: int, patience: float = PATIENCE, ok: bool = True) -> list[Rank]:
-        """Call ``target`` (``module:function``) with plain ``arguments`` on ``size`` ranks, and wait for all.
+    def begin(self, target: str, *arguments: object, size: int, patience: float = PATIENCE) -> Group:
+        """Call ``target`` (``module:function``) with plain ``arguments`` on ``size`` ranks.
 
         Args:
             target: What each of them calls.
             arguments: With what.
             size: How many.
-            patience: Seconds after which a rank that still runs is a hang: all are killed, and the test fails.
-            ok: Whether all must end well.
+            patience: Seconds after which a rank that still runs is a hang.
         """
         self._runs += 1
-        port, began = free_port(), time.monotonic()
+        port = free_port()
         logs = [self._folder / f"{self._runs}-{rank}.log" for rank in range(size)]
-        started = [
-            self._server.start("many_ranks:become", target, rank, size, port, str(log), *arguments)
-            for rank, log in enumerate(logs)
-        ]
+        return Group(
+            [
+                self._server.start("many_ranks:become", target, rank, size, port, str(log), *arguments)
+                for rank, log in enumerate(logs)
+            ],
+            logs,
+            patience,
+        )
+
+    def run(self, target: str, *arguments: object, size: int, patience: float = PATIENCE, ok: bool = True) -> list[Rank]:
+        """``begin``, and the end of it."""
+        return self.begin(target, *arguments, size=size, patience=patience).end(ok=ok)
+
+
+class Group:
+    """Ranks that run.
+
+    Args:
+        started: The processes, by rank.
+        logs: Where each writes.
+        patience: Seconds after which one that still runs is a hang.
+    """
+
+    def __init__(self, started: list[Child], logs: list[Path], patience: float) -> None:
+        self.started, self._logs, self._patience = started, logs, patience
+        self._began = time.monotonic()
+
+    def end(self, *, ok: bool = True) -> list[Rank]:
+        """Wait for all; where one hangs, all are killed, and the test fails.
+
+        Args:
+            ok: Whether all must end well.
+        """
+        started, began, size = self.started, self._began, len(self.started)
         seconds = [0.0] * size
         running = {os.pidfd_open(child.pid): rank for rank, child in enumerate(started)}
         poll = select.poll()
         for fd in running:
             poll.register(fd, select.POLLIN)
-        while running and (left := began + patience - time.monotonic()) > 0:
+        while running and (left := began + self._patience - time.monotonic()) > 0:
             for fd, _ in poll.poll(left * 1000):
                 seconds[running.pop(fd)] = time.monotonic() - began
                 poll.unregister(fd)
@@ -80,11 +109,11 @@ class Ranks:
         codes = [child.wait() for child in started]
         for child in started:
             child.stdout.close()
-        said = [log.with_suffix(".json") for log in logs]
+        said = [log.with_suffix(".json") for log in self._logs]
         values = [json.loads(path.read_text()) if path.exists() else None for path in said]
-        told = [log.read_text() for log in logs]
+        told = [log.read_text() if log.exists() else "" for log in self._logs]
         everything = "\n".join(f"--- rank {rank}\n{text}" for rank, text in enumerate(told))
-        assert hung == [], f"ranks {hung} did not end within {patience:g} s\n{everything}"
+        assert hung == [], f"ranks {hung} did not end within {self._patience:g} s\n{everything}"
         assert not ok or codes == [0] * size, f"exit codes {codes}\n{everything}"
         return [Rank(*one) for one in zip(codes, values, told, seconds, strict=True)]
 

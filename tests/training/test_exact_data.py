@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import exact_fits
-from exact_fits import EPOCHS, LOADERS, SAMPLES, Net, Rows, end_of, plain, run, stateful
+from exact_fits import EPOCHS, LOADERS, SAMPLES, Net, Rows, end_of, plain, run
 from holdfast.callbacks import ModelCheckpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
@@ -26,10 +26,20 @@ def same(a, b):
     return a == b
 
 
-def in_child(server, folder, kind, seed=1, name="", **options):
-    """Where a fit ended that ran in a process of its own."""
-    out = folder / f"{kind}-{name}.pt"
-    with server.start("exact_fits:main", str(folder), kind, seed, name, str(out), options) as child:
+def begun(server, folder, kind, **options):
+    """Where a run from the beginning ended, in a process of its own."""
+    return in_child(server, folder, kind, 1, [""], options)[0]
+
+
+def gone_on(server, folder, kind, steps, **options):
+    """Where runs ended that went on at some steps, in a process of their own that was seeded otherwise."""
+    names = [f"step={step}.ckpt" for step in steps]
+    return dict(zip(steps, in_child(server, folder, kind, 99, names, options), strict=True))
+
+
+def in_child(server, folder, kind, seed, checkpoints, options):
+    out = folder / f"{seed}.pt"
+    with server.start("exact_fits:main", str(folder), kind, seed, checkpoints, str(out), options) as child:
         assert child.wait() == 0
     return torch.load(out, weights_only=True)
 
@@ -49,10 +59,9 @@ STOPS = (2, 10, 13)
 @pytest.mark.parametrize("kind", LOADERS)
 def test_a_run_goes_on_in_its_data(kind, server, tmp_path):
     """Weights, optimizer, metrics, and the samples of every step; for every kind of loader."""
-    whole = in_child(server, tmp_path, kind)
+    whole = begun(server, tmp_path, kind)
     assert len(whole["seen"]) == EPOCHS * 5
-    for step in STOPS:
-        rest = in_child(server, tmp_path, kind, seed=99, name=f"step={step}.ckpt")
+    for step, rest in gone_on(server, tmp_path, kind, STOPS).items():
         assert len(rest["seen"]) == 15 - step
         check(rest, whole, step)
 
@@ -102,12 +111,10 @@ def test_pain_23_the_order_is_wrong_after_the_first_epoch(tmp_path):
         check(end_of(run(tmp_path, "", 2, f"step={step}.ckpt", loader=loader())), whole, step)
 
 
-def test_pain_24_the_state_of_a_stateful_loader_is_not_restored(tmp_path):
-    """Asked for before anything is iterated, given back before anything is; what was read ahead is not lost."""
-    whole = end_of(run(tmp_path, "stateful, workers", 1))
-    loader = stateful(num_workers=2)
-    assert loader._iterator is None
-    check(end_of(run(tmp_path, "", 2, "step=7.ckpt", loader=loader)), whole, 7)
+def test_pain_24_the_state_of_a_stateful_loader_is_not_restored(server, tmp_path):
+    """Given back before anything is iterated, whoever asks how many steps there are; what was read ahead is kept."""
+    whole = begun(server, tmp_path, "stateful, workers")
+    check(gone_on(server, tmp_path, "stateful, workers", [7])[7], whole, 7)
 
 
 def test_pain_25_the_validation_after_resuming_runs_one_batch(tmp_path):
@@ -143,15 +150,14 @@ def test_pain_29_another_batch_size_or_dataset_is_silent(loader, said, tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["stateful", "stateful, workers"])
-def test_fact_11_a_save_at_the_last_batch_loses_an_epoch(kind, tmp_path):
+@pytest.mark.parametrize("batches", [5, 3])
+def test_fact_11_a_save_at_the_last_batch_loses_an_epoch(kind, batches, server, tmp_path):
     """Of a loader that keeps its own state; also where a limit cuts its epochs."""
-    for limit in (1.0, 3):
-        whole = run(tmp_path / str(limit), kind, 1, limit_train_batches=limit)
-        batches = whole.num_training_batches
-        for step in (batches, 2 * batches):
-            rest = run(tmp_path / str(limit), kind, 2, f"step={step}.ckpt", limit_train_batches=limit)
-            assert rest.global_step == EPOCHS * batches
-            check(end_of(rest), end_of(whole), step)
+    whole = begun(server, tmp_path, kind, limit_train_batches=batches)
+    ends = [batches, 2 * batches]
+    for step, rest in gone_on(server, tmp_path, kind, ends, limit_train_batches=batches).items():
+        assert len(rest["seen"]) == EPOCHS * batches - step
+        check(rest, whole, step)
 
 
 def test_fact_13_a_loader_without_a_length_loses_a_batch(tmp_path):

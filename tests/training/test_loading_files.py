@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import holdfast as L
 from holdfast.catalog.folder import Folder
 from holdfast.errors import ConfigError, Corrupt, Foreign, Incompatible, NotFound
 from holdfast.store import LocalStore
@@ -147,3 +148,24 @@ def test_the_whole_dictionary_has_the_keys_that_other_readers_see(path):
     assert (state["hyper_parameters"], stock["hyper_parameters"]) == ({"p": Path("x")}, {"p": "x"})
     assert same(state["state_dict"], stock["state_dict"])
     assert list(read_checkpoint(path, ["epoch", "none"]).state) == ["epoch"]
+
+
+class Words(L.LightningDataModule):
+    def __init__(self, root, size=1):
+        super().__init__()
+        self.save_hyperparameters()
+        self.at = 0
+
+    def state_dict(self):
+        return {"at": self.at}
+
+    def load_state_dict(self, state):
+        self.at = state["at"]
+
+
+def test_a_datamodule_comes_back_from_a_foreign_file(path):
+    """Its hyperparameters, with their types, and the state under its name; given arguments win."""
+    theirs = {"datamodule_hyper_parameters": {"root": Path("x"), "size": 2}, "datamodule_hparams_name": "kwargs"}
+    torch.save({"state_dict": {}, **theirs, "Words": {"at": 5}}, path)
+    back = Words.load_from_checkpoint(path, size=3)
+    assert (back.hparams.root, back.hparams.size, back.at) == (Path("x"), 3, 5)

@@ -172,21 +172,18 @@ def _keep_what_is_there(
     if name not in listing.names:
         return
     record = listing.by_name(name)
-    if record is not None:
-        others = set(record.names) - {name, *moved}
-        gone = record.id in going and not record.pinned
-        if (others or gone) and not directories.is_own_name(folder.store, name):
-            return
-        wanted = Where().name(record.progress, record.scores)
-    else:
-        wanted = name
-    kept = _set_aside(folder, name, Where().versioned(wanted, listing.names))
+    stands = directories.is_own_name(folder.store, name)
+    others = set() if record is None else set(record.names) - {name, *moved}
+    if record is not None and not stands and (others or (record.id in going and not record.pinned)):
+        return
+    wanted = name if record is None else Where().name(record.progress, record.scores)
+    free = Where().versioned(wanted, listing.names)
+    kept = _set_aside(folder, name, min(others, default=free)) if stands else _link(folder, name, free, move=False)
     if record is not None:
         folder.ledger.write("linked", id=record.id, file=file_fact(kept))
 
 
 def _set_aside(folder: Folder, name: str, kept: str) -> Entry:
-    """Give what stands under ``name`` another name too; a folder that one instead: nothing replaces a folder."""
-    if not directories.is_own_name(folder.store, name):
-        return _link(folder, name, kept, move=False)
+    """Give a folder the name ``kept`` instead of its own, for no name can take a folder's place."""
+    directories.remove(folder.store, kept)  # where there is one, it is a second name, and leads to this folder
     return directories.rename(folder.store, name, kept)

@@ -7,6 +7,7 @@ _LOGGER = "A Logger of your own (holdfast.loggers.Logger) has four things to def
 _LOOPS = "What runs is the trainer's own; hooks of the module and of callbacks are the way in (docs/hooks.md)."
 _ACCELERATOR = "Trainer(accelerator='cpu' or 'gpu') says it; torch.cuda tells what is there."
 _TUNER = "Try the values in fits of your own, with limit_train_batches= and enable_checkpointing=False."
+_COLOURS = "RichProgressBar shows a terminal's own colours."
 
 ABSENT = {
     "lightning.Fabric": "holdfast.Checkpointer saves and resumes a training loop of your own.",
@@ -23,6 +24,8 @@ ABSENT = {
     "lightning.pytorch.callbacks.BatchSizeFinder": _TUNER,
     "lightning.pytorch.callbacks.Checkpoint": "Derive from ModelCheckpoint, or from Callback.",
     "lightning.pytorch.callbacks.checkpoint": "Derive from ModelCheckpoint, or from Callback.",
+    "lightning.pytorch.callbacks.RichProgressBarTheme": _COLOURS,
+    "lightning.pytorch.callbacks.progress.rich_progress.RichProgressBarTheme": _COLOURS,
     "lightning.pytorch.callbacks.lr_finder": _TUNER,
     "lightning.pytorch.callbacks.LearningRateFinder": _TUNER,
     "lightning.pytorch.accelerators": _ACCELERATOR,

@@ -41,16 +41,10 @@ _RANK_ZERO: Names = {
         "rank_zero_deprecation", "rank_zero_info", "rank_zero_only", "rank_zero_warn",
     ),
 }  # fmt: skip
-_PATHS: Names = {
-    "holdfast.compat.types": (
-        "_DEVICE",
-        "_MAP_LOCATION_TYPE",
-        "_PATH",
-        "LRScheduler",
-        "Optimizable",
-        "ReduceLROnPlateau",
-    )
+_RANK_ZERO_MAIN: Names = {
+    "holdfast.compat.rank_zero": ("rank_zero_deprecation", "rank_zero_info", "rank_zero_only", "rank_zero_warn"),
 }
+_PATHS: Names = {"holdfast.compat.types": ("_DEVICE", "_MAP_LOCATION_TYPE", "_PATH", "Optimizable")}
 _SUMMARY: Names = {"holdfast.compat.summary": ("ModelSummary", "summarize")}
 _DEMOS = (
     "BoringDataModule", "BoringModel", "DemoModel", "ManualOptimBoringModel",
@@ -101,7 +95,7 @@ MODULES: dict[str, Names] = {
             "load_hparams_from_tags_csv", "load_hparams_from_yaml", "save_hparams_to_tags_csv", "save_hparams_to_yaml",
         ),
     },
-    "lightning.pytorch.demos": {"holdfast.compat.boring_classes": _DEMOS},
+    "lightning.pytorch.demos": {"holdfast.compat.boring_classes": ("BoringDataModule", "BoringModel", "DemoModel")},
     "lightning.pytorch.demos.boring_classes": {"holdfast.compat.boring_classes": _DEMOS},
     # Loggers
     "lightning.pytorch.loggers": _LOGGERS,
@@ -141,7 +135,7 @@ MODULES: dict[str, Names] = {
     },
     # Utilities
     "lightning.pytorch.utilities": {
-        **_RANK_ZERO,
+        **_RANK_ZERO_MAIN,
         "holdfast.training.combined_loader": ("CombinedLoader",),
         "holdfast.training.hparams": ("AttributeDict",),
         "holdfast.compat.tensors": ("grad_norm", "move_data_to_device"),
@@ -182,7 +176,7 @@ MODULES: dict[str, Names] = {
     "lightning.fabric.plugins.io.checkpoint_io": {"holdfast.training.checkpoint_io": ("CheckpointIO",)},
     "lightning.fabric.plugins.io.torch_io": {"holdfast.training.checkpoint_io": ("TorchCheckpointIO",)},
     "lightning.fabric.utilities": {
-        **_RANK_ZERO,
+        **_RANK_ZERO_MAIN,
         "holdfast.training.hparams": ("AttributeDict",),
         "holdfast.compat.tensors": ("move_data_to_device",),
         "holdfast.compat.types": ("LightningEnum",),

@@ -46,7 +46,7 @@ def commit(
     if group.rank != 0:
         if failure is not None:
             raise failure
-        (answer,) = group.mailbox.collect(f"{key}/outcome", ranks=[0], deadline=2 * deadline).values()
+        (answer,) = group.mailbox.collect(f"{key}/outcome", ranks=[0], deadline=2 * deadline, phase="commit").values()
         if answer["error"] is not None:
             raise RankError(answer["error"], rank=0, phase="commit")
         result: dict[str, Any] = answer["result"]
@@ -54,7 +54,7 @@ def commit(
     try:
         if failure is not None:
             raise failure
-        answers = group.mailbox.collect(f"{key}/written", deadline=deadline)
+        answers = group.mailbox.collect(f"{key}/written", deadline=deadline, phase="write")
         _clear(group, spent)
         for rank, answer in answers.items():
             if answer["error"] is not None:

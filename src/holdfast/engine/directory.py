@@ -14,7 +14,7 @@ from typing_extensions import Self
 from holdfast.catalog import directories
 from holdfast.catalog.manifest import Manifest
 from holdfast.catalog.sharded import INDEX, STATE, Chunk, Sharded, entry
-from holdfast.catalog.verify import Damage, read_entries
+from holdfast.catalog.verify import Damage, Verdict, read_entries
 from holdfast.engine.moving import Location, Move
 from holdfast.engine.reader import CheckpointFile
 from holdfast.engine.statetree import TensorRef, at
@@ -64,6 +64,16 @@ class CheckpointDirectory:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    def verify(self) -> None:
+        """Look at every byte of every file.
+
+        Raises:
+            Corrupt: Something is damaged, missing, or of another checkpoint.
+        """
+        finding, _ = directories.verify(self._store, self._directory, ours=True)
+        if finding.verdict is not Verdict.WHOLE:
+            raise self._corrupt(finding.why)
 
     def part(self, name: str, *, location: torch.device | str | None = "cpu", dtype: torch.dtype | None = None) -> Any:
         """One part's state, as ``CheckpointFile.part`` gives it."""

@@ -31,11 +31,13 @@ class Mailbox(Protocol):
     def post(self, key: str, value: Any) -> None:
         """Leave ``value`` under ``key`` and this rank, replacing what this rank left there before."""
 
-    def collect(self, key: str, *, ranks: Iterable[int] | None = None, deadline: float) -> dict[int, Any]:
+    def collect(
+        self, key: str, *, ranks: Iterable[int] | None = None, deadline: float, phase: str = ""
+    ) -> dict[int, Any]:
         """Wait until each of ``ranks`` (None: all) has posted under ``key``; return the values by rank.
 
         The values stay there. When ``deadline``, in seconds from now, passes first, this raises ``RankError``
-        with the phase ``key``, which names every rank that has not posted.
+        with the phase (``key``, where none is given), which names every rank that has not posted.
         """
 
     def clear(self, key: str) -> None:
@@ -220,11 +222,13 @@ class _MemoryMailbox:
             self._posted[key] = text
             self._changed.notify_all()
 
-    def collect(self, key: str, *, ranks: Iterable[int] | None = None, deadline: float) -> dict[int, Any]:
+    def collect(
+        self, key: str, *, ranks: Iterable[int] | None = None, deadline: float, phase: str = ""
+    ) -> dict[int, Any]:
         wanted = _wanted(ranks, 1)
         with self._changed:
             if wanted and not self._changed.wait_for(lambda: key in self._posted, deadline):
-                raise _missing(wanted, wanted, deadline, key)
+                raise _missing(wanted, wanted, deadline, phase or key)
             return {rank: json.loads(self._posted[key]) for rank in wanted}
 
     def clear(self, key: str) -> None:

@@ -84,6 +84,7 @@ class TrainingStrategy(Strategy, Protocol):
         device: Where this rank computes.
         precision: The kind of numbers, and the scaler, whose state is saved.
         spread: Whether no rank holds the whole state, so that it takes all of them to save it.
+        divides: Whether each rank writes its own part of a checkpoint, which is a folder then.
         infers: Whether an evaluation may run in torch's inference mode.
         stepping: Whether an optimizer's step is under way, or an error broke one off: the weights are no state then.
     """
@@ -92,6 +93,7 @@ class TrainingStrategy(Strategy, Protocol):
     device: torch.device
     precision: Precision
     spread: bool
+    divides: bool
     infers: bool
     stepping: bool
 

@@ -78,14 +78,22 @@ class FSDPStrategy:
             that says so of each; by default the module as a whole. What ``configure_model`` has sharded stays.
         reshard_after_forward: Whether parameters are given up between the forward and the backward pass; torch's
             default is all but the outermost module's.
+        state_dict_type: ``"full"``: a checkpoint is one file, which rank 0 gathers tensor by tensor and writes;
+            ``"sharded"``: it is a folder, to which every rank writes its own part. Either is read by any strategy on
+            any number of ranks.
         process_group_backend: Of torch.distributed; by the kind of device by default.
         timeout: How long a rank waits for the others.
     """
 
     auto_wrap_policy: Collection[type[torch.nn.Module]] | Callable[[torch.nn.Module], bool] | None = None
     reshard_after_forward: bool | None = None
+    state_dict_type: Literal["full", "sharded"] = "full"
     process_group_backend: str | None = None
     timeout: timedelta = timedelta(minutes=10)
+
+    def __post_init__(self) -> None:
+        if self.state_dict_type not in ("full", "sharded"):
+            raise ConfigError(f"state_dict_type is 'full' or 'sharded', not {self.state_dict_type!r}.")
 
 
 _STARTS: dict[str, Start] = {"ddp": "popen", "ddp_spawn": "spawn", "ddp_fork": "fork", "ddp_notebook": "fork"}
@@ -167,7 +175,7 @@ def _distributed(
     here, launcher = _launcher("popen", world, len(devices), nodes)
     return Sharded(
         devices, precision, launcher, here, policy=asked.auto_wrap_policy,
-        reshard_after_forward=asked.reshard_after_forward, **shared,
+        reshard_after_forward=asked.reshard_after_forward, divides=asked.state_dict_type == "sharded", **shared,
     )  # fmt: skip
 
 

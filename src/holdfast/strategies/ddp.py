@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -15,7 +16,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from holdfast.engine.group import TorchGroup
-from holdfast.errors import ConfigError
+from holdfast.errors import ConfigError, RankError
+from holdfast.log import logger
 from holdfast.state.precision import Precision
 from holdfast.strategies.averaging import averaged
 from holdfast.strategies.launch import Launcher
@@ -55,6 +57,7 @@ class Distributed(SingleDevice):
         self._devices, self._launcher = devices, launcher
         self._backend = backend or ("cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo")
         self._timeout = timeout
+        self._reducing: dist.ProcessGroup | None = None
 
     def launch(self, run: Callable[[], T], *, carry: Callable[[], Any], take: Callable[[Any], None]) -> T:
         """Call ``run`` on every rank, once all have joined."""
@@ -64,6 +67,8 @@ class Distributed(SingleDevice):
     def join(self, world: World) -> None:
         """Meet the other ranks, once a process."""
         self.world, self.device = world, self._devices[world.local_rank]
+        if world.rank:
+            logger.setLevel(max(logger.level, logging.WARNING))  # what all ranks do, one tells
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
         if not dist.is_initialized():
@@ -75,20 +80,37 @@ class Distributed(SingleDevice):
                 timeout=self._timeout,
             )
             atexit.register(_leave)
+        if self._reducing is None:
+            # Its own, so that what one rank reduces and another does not is never taken for a gradient.
+            self._reducing = dist.new_group(timeout=self._timeout)
         if self.group.size != world.size:
             self.group = TorchGroup(self._timeout.total_seconds())
 
     def sampled(self, loader: Any, *, training: bool) -> Any:
         """A loader whose samples the ranks take by turns; training alone shuffles and fills up the last turn."""
         seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))
-        return shared_out(loader, rank=self.world.rank, size=self.world.size, training=training, seed=seed)
+        return shared_out(
+            loader, rank=self.world.rank, size=self.world.size, training=training, seed=seed, together=self.spread
+        )
 
     def reduce(self, tensor: torch.Tensor, operation: str) -> torch.Tensor:
-        """The value over all ranks, on each of them."""
+        """The value over all ranks, on each of them.
+
+        Raises:
+            RankError: Not all ranks have come to reduce it, in the time that they wait for each other.
+        """
         value = tensor.detach().clone().to(self.device)
         if operation == "mean" and not value.is_floating_point():
             value = value.to(torch.get_default_dtype())
-        dist.all_reduce(value, _OPERATIONS[operation])
+        try:
+            dist.all_reduce(value, _OPERATIONS[operation], group=self._reducing)
+        except RuntimeError as error:  # torch's own
+            raise RankError(
+                f"not all ranks have reduced a value: {str(error).splitlines()[0]}",
+                rank=self.world.rank,
+                phase="reduce",
+                remedy="What is logged with sync_dist=True and on_step=True every rank logs at each step.",
+            ) from error
         return value / self.world.size if operation == "mean" else value
 
 

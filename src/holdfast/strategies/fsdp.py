@@ -39,6 +39,7 @@ class Sharded(Distributed):
         devices, precision, launcher, world: As for ``Distributed``.
         policy: Which modules are gathered by themselves for their forward pass; by default the module as a whole.
         reshard_after_forward: Whether parameters are given up between the forward and the backward pass.
+        divides: Whether each rank writes its own part of a checkpoint; otherwise rank 0 gathers and writes one file.
         shared: ``backend`` and ``timeout`` of ``Distributed``.
 
     Raises:
@@ -54,6 +55,7 @@ class Sharded(Distributed):
         *,
         policy: Policy | None = None,
         reshard_after_forward: bool | None = None,
+        divides: bool = False,
         **shared: Any,
     ) -> None:
         if precision.scaler is not None:
@@ -65,6 +67,7 @@ class Sharded(Distributed):
         self._policy, self._reshard = policy, reshard_after_forward
         # What is gathered in inference mode could not be used for training afterwards.
         self.spread, self.infers = True, False
+        self.divides = divides
         self._mesh: DeviceMesh | None = None
         self._call: Callable[..., Any] | None = None
         self._whole: list[nn.Parameter] = []

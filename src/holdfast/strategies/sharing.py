@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler
@@ -12,11 +13,12 @@ from holdfast.log import logger
 from holdfast.state.samplers import GlobalSampler, sampler_of, with_sampler
 
 
-def shared_out(loaders: Any, *, rank: int, size: int, training: bool, seed: int) -> Any:
+def shared_out(loaders: Any, *, rank: int, size: int, training: bool, seed: int, together: bool = False) -> Any:
     """The loader, or each of several, with a sampler that gives this rank every ``size``-th sample.
 
     Training shuffles where the loader did, and repeats a few samples so that all ranks have as many; otherwise no
-    sample is counted twice, and some ranks may have one more than others. A loader that has a sampler for ranks
+    sample is counted twice, and some ranks may have one more than others, unless every forward pass takes all ranks:
+    then a few count twice, which is said. A loader that has a sampler for ranks
     already stays as it is, and so does one that is not torch's or has no indices, which is said.
 
     Args:
@@ -25,16 +27,18 @@ def shared_out(loaders: Any, *, rank: int, size: int, training: bool, seed: int)
         size: How many there are.
         training: Whether they are trained on.
         seed: Of the order, the same on all ranks.
+        together: Whether a forward pass takes all ranks, also where nothing is trained.
     """
+    again = partial(shared_out, rank=rank, size=size, training=training, seed=seed, together=together)
     if isinstance(loaders, Mapping):
         return type(loaders)(  # type: ignore[call-arg]  # mappings of this kind are made of mappings
-            {key: shared_out(one, rank=rank, size=size, training=training, seed=seed) for key, one in loaders.items()}
+            {key: again(one) for key, one in loaders.items()}
         )
     if isinstance(loaders, (list, tuple)):
-        return type(loaders)(shared_out(one, rank=rank, size=size, training=training, seed=seed) for one in loaders)
+        return type(loaders)(again(one) for one in loaders)
     shared: Callable[[Callable[[Any], Any]], Any] | None = getattr(loaders, "with_each", None)
     if shared is not None:  # several loaders in one
-        return shared(lambda one: shared_out(one, rank=rank, size=size, training=training, seed=seed))
+        return shared(again)
     if not isinstance(loaders, DataLoader) or isinstance(loaders.dataset, IterableDataset):
         what = "dataset" if isinstance(loaders, DataLoader) else "loader"
         logger.warning(
@@ -46,17 +50,20 @@ def shared_out(loaders: Any, *, rank: int, size: int, training: bool, seed: int)
     if isinstance(sampler, (DistributedSampler, GlobalSampler)):
         return loaders
     plain = type(sampler) is SequentialSampler or (type(sampler) is RandomSampler and not _draws_otherwise(sampler))
-    return with_sampler(
-        loaders,
-        GlobalSampler(
-            loaders.dataset if plain else sampler,
-            rank=rank,
-            size=size,
-            shuffle=training and isinstance(sampler, RandomSampler),
-            seed=seed,
-            uneven="repeat" if training else "leave",
-        ),
+    shared_sampler = GlobalSampler(
+        loaders.dataset if plain else sampler,
+        rank=rank,
+        size=size,
+        shuffle=training and isinstance(sampler, RandomSampler),
+        seed=seed,
+        uneven="repeat" if training or together else "leave",
     )
+    if together and not training and (over := len(shared_sampler) * size - len(shared_sampler.source)):
+        logger.warning(
+            "%s of %s samples count twice in this evaluation: with sharded parameters every forward pass takes all %s "
+            "ranks, so that they need as many.", over, len(shared_sampler.source), size,
+        )  # fmt: skip
+    return with_sampler(loaders, shared_sampler)
 
 
 def _draws_otherwise(sampler: RandomSampler) -> bool:

@@ -34,6 +34,7 @@ class SingleDevice(Single):
         self.precision = precision
         self.stepping = False
         self.spread, self.infers = False, True
+        self.divides = False
 
     def launch(self, run: Callable[[], T], *, carry: Callable[[], Any], take: Callable[[Any], None]) -> T:
         """The result of ``run``: this process is the only rank, and nothing needs to come home."""

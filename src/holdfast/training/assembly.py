@@ -46,6 +46,8 @@ class Assembly(Facts):
     """A user's own way to write checkpoints; None for Holdfast's."""
     profiler: Profiler | None = None
     """Who is told what the run calls; None for nobody, and then nothing is measured."""
+    _even: bool = True
+    """Whether every rank validates equally many batches, as far as is known."""
     _log_hparams: bool
     _samples: bool
 
@@ -306,7 +308,7 @@ class Assembly(Facts):
 
     def _check_signal(self) -> None:
         if self.saving is not None:
-            self.saving.check_signal()
+            self.saving.check_signal(together=self._even)
 
     def _ready(self) -> Saving:
         assert self.saving is not None, "fit makes one"

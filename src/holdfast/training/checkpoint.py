@@ -5,7 +5,7 @@ Hooks of users see and edit this dictionary; what they leave in it is what is sa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from holdfast.formats.lightning import LIGHTNING_VERSION
 from holdfast.log import logger
 from holdfast.policy.values import Progress
 from holdfast.policy.what import What
-from holdfast.state import random
+from holdfast.state import fingerprint, random
 from holdfast.strategies.single import group_names, module_problems, optimizer_problems, order_problems, require_none
 from holdfast.training import ranks
 from holdfast.training.hparams import checkpoint_entries
@@ -46,6 +46,7 @@ class Parts:
         random: The random state to store, where it is not that of this moment.
         at_boundary: Whether this is the end of a step, and not the middle of one.
         group: The ranks, each of which adds what it alone knows.
+        fingerprint: What the run is made of.
     """
 
     module: Any
@@ -59,6 +60,7 @@ class Parts:
     random: dict[str, Any] | None = None
     at_boundary: bool = True
     group: Group = field(default_factory=Solo)
+    fingerprint: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -90,7 +92,7 @@ def dump(parts: Parts, what: What) -> Dump:
             made.places["datamodule"] = (type(parts.datamodule).__qualname__,)
     if not what.wants_part("optimizer"):
         return made
-    made.root["callbacks"] = {key: state for key, c in _by_key(parts.callbacks) if (state := c.state_dict())}
+    made.root["callbacks"] = {key: state for key, c in states_by_key(parts.callbacks) if (state := c.state_dict())}
     made.places["callbacks"] = ("callbacks",)
     for key, name, things in (
         ("optimizer_states", "optimizer", parts.optimizers),
@@ -108,6 +110,9 @@ def dump(parts: Parts, what: What) -> Dump:
     if others := ranks.gathered(parts.group, made.root[OWN]):
         made.root[OWN]["ranks"] = others
         made.places["ranks"] = (OWN, "ranks")
+    if parts.fingerprint:
+        made.root[OWN][fingerprint.KEY] = dict(parts.fingerprint)
+        made.places[fingerprint.KEY] = (OWN, fingerprint.KEY)
     if parts.loop.get("window"):
         made.root[OWN]["gradients"] = parts.strategy.gradients(parts.module)
         made.places["gradients"] = (OWN, "gradients")
@@ -129,8 +134,8 @@ def _loops(parts: Parts) -> dict[str, Any]:
     )
 
 
-def captured(made: Dump, parts: Parts) -> Captured:
-    """The dictionary as the engine takes it, after hooks have edited it."""
+def captured(made: Dump, parts: Parts, *, divided: bool) -> Captured:
+    """The dictionary as the engine takes it, after hooks have edited it; ``divided`` as in ``Captured``."""
     from holdfast.engine.job import Captured
     from holdfast.engine.lending import lendable
 
@@ -142,7 +147,7 @@ def captured(made: Dump, parts: Parts) -> Captured:
         made.places.update(callback.state_places(made.root))
     there = {name: place for name, place in made.places.items() if _is_there(made.root, place)}
     lent = lendable(parts.optimizers, [parts.module])
-    return Captured(made.root, there, frozen, groups, frozenset(trained) - frozen, lent)
+    return Captured(made.root, there, frozen, groups, frozenset(trained) - frozen, lent, divided)
 
 
 def check(
@@ -208,9 +213,29 @@ def restore(root: Mapping[str, Any], parts: Parts, *, strict: bool) -> None:
     parts.strategy.load_gradients(parts.module, root.get(OWN, {}).get("gradients", {}))
 
 
+def targets(parts: Parts) -> Callable[[str], torch.Tensor | None]:
+    """What each tensor of a checkpoint is to replace, by its dotted name; optimizer state is divided as its parameter."""
+    there: dict[str, Any] = {f"model.{name}": value for name, value in parts.module.state_dict().items()}
+    parameters = dict(parts.module.named_parameters())
+    there.update({f"gradients.{name}": parameter for name, parameter in parameters.items()})
+    slots = {
+        f"{part}.state.{name}": parameters[name]
+        for part, groups in _groups(parts).items()
+        for group in groups
+        for name in group
+        if name
+    }
+
+    def target(name: str) -> torch.Tensor | None:
+        found = there.get(name)
+        return found if found is not None else slots.get(name.rpartition(".")[0])
+
+    return target
+
+
 def _give_back(states: dict[str, Any], callbacks: Sequence[Callback]) -> None:
     """Each callback's state: under its key, else under its class's name alone, as older files have it."""
-    for key, callback in _by_key(callbacks):
+    for key, callback in states_by_key(callbacks):
         there = next((name for name in (key, type(callback).__qualname__) if name in states), None)
         if there is not None:
             callback.load_state_dict(states.pop(there))
@@ -220,7 +245,7 @@ def _give_back(states: dict[str, Any], callbacks: Sequence[Callback]) -> None:
         logger.warning("no callback of this run takes the state that the checkpoint holds of %s", ", ".join(left))
 
 
-def _by_key(callbacks: Sequence[Callback]) -> list[tuple[str, Callback]]:
+def states_by_key(callbacks: Sequence[Callback]) -> list[tuple[str, Callback]]:
     """Callbacks by their keys; of several with one key, all but the first have a number, so that none loses its state."""
     seen: dict[str, int] = {}
     found = []

@@ -70,7 +70,8 @@ class Combined:
         self._saved = None if state.get("over", True) else state
         if self._fits(state):
             for name, one in zip(self._feeds, state["each"], strict=True):
-                self._feeds[name].load_state_dict(one["place"])
+                place = one["place"]
+                self._feeds[name].load_state_dict({**place, "over": state["over"] or place["over"]})
                 self._began[name] = one["began"]
         else:
             say(self.inexact(state))
@@ -81,7 +82,7 @@ class Combined:
             return [
                 sentence
                 for one, saved in zip(self._feeds.values(), state["each"], strict=True)
-                for sentence in one.inexact(saved["place"])
+                for sentence in one.inexact({**saved["place"], "over": state["over"] or saved["place"]["over"]})
             ]
         if state.get("over", True):
             return []

@@ -17,6 +17,7 @@ from holdfast.training.placement import MapLocation
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from holdfast.training.opening import Source
     from holdfast.training.trainer import Trainer
 
 
@@ -153,7 +154,7 @@ class LightningDataModule(HyperparametersMixin):
     @class_only
     def load_from_checkpoint(
         cls,
-        checkpoint_path: str | os.PathLike[str],
+        checkpoint_path: Source,
         map_location: MapLocation = None,
         hparams_file: str | os.PathLike[str] | None = None,
         weights_only: bool | None = None,
@@ -162,7 +163,7 @@ class LightningDataModule(HyperparametersMixin):
         """Build the datamodule with the hyperparameters and the state of a checkpoint.
 
         Args:
-            checkpoint_path: The file.
+            checkpoint_path: The file: a path, a URL (http, https, or whatever fsspec opens) or an open binary file.
             map_location: Where tensors go, in any form that ``torch.load`` takes.
             hparams_file: Hyperparameters to use instead of the checkpoint's, a .yaml or .csv file.
             weights_only: False gives back values that are not plain too, by pickle, which runs code in the file.

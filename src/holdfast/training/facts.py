@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import os
 import signal
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from holdfast.callbacks.callback import Callback
@@ -21,8 +23,10 @@ if TYPE_CHECKING:
 
     from holdfast.catalog.manifest import RunRef
     from holdfast.policy.values import Progress
+    from holdfast.state.changes import Choice
     from holdfast.state.optimizers import SchedulerConfig
     from holdfast.state.signals import Signals
+    from holdfast.state.slurm import SLURMEnvironment
     from holdfast.training.data import Batches
     from holdfast.training.evaluate import Evaluation
     from holdfast.training.fit import FitLoop
@@ -61,6 +65,9 @@ class Facts(Settings):
     Attributes:
         should_stop: Set by anybody who wants the fit to end; it is looked at after each batch.
         ckpt_path: The checkpoint that the verb under way was told to begin with, or None.
+        slurm: How it behaves in a Slurm job.
+        on_resume: What is taken of what differs from the checkpoint.
+        fingerprint: What the fit is made of, as its checkpoints tell it.
     """
 
     callbacks: list[Callback]
@@ -74,6 +81,9 @@ class Facts(Settings):
     ckpt_path: str | os.PathLike[str] | None
     resume_from_checkpoint: str | os.PathLike[str] | None = None  # the older spellings of two of its arguments
     weights_save_path: str | None = None
+    slurm: SLURMEnvironment
+    on_resume: dict[str, Choice]
+    fingerprint: Mapping[str, Any] = MappingProxyType({})
     _home: Path | None = None
     loop: FitLoop | None
     _brought: Brought | None

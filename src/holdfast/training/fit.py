@@ -148,6 +148,13 @@ class FitLoop:
         self._elapsed = state.get("elapsed", 0.0)
         self.metrics.load_state_dict(state.get("metrics", {}))
 
+    def inexact(self) -> list[str]:
+        """Of the data that is left of the epoch: why it is not what would have come."""
+        place = self._place
+        if place is None:
+            return []
+        return self.batches.feed.inexact({**place, "over": place["over"] or place["done"] != self.batch})
+
     # The loop
 
     def run(self) -> None:

@@ -17,6 +17,7 @@ from holdfast.catalog import resolve
 from holdfast.catalog.folder import Folder
 from holdfast.catalog.ledger import LEDGER
 from holdfast.catalog.manifest import Manifest
+from holdfast.engine.directory import Checkpoint, opened
 from holdfast.engine.reader import CheckpointFile
 from holdfast.engine.statetree import dotted
 from holdfast.errors import Corrupt, Foreign, Incompatible
@@ -27,7 +28,7 @@ from holdfast.store import LocalStore
 from holdfast.training.building import build
 from holdfast.training.hparams import HyperparametersMixin
 from holdfast.training.hparams_file import read_hparams
-from holdfast.training.opening import Readable, Source, readable
+from holdfast.training.opening import Readable, Source, readable, sharded_at
 from holdfast.training.placement import MapLocation, Placement, placement
 from holdfast.training.weights import load_weights
 
@@ -164,18 +165,22 @@ def read_checkpoint(
     Raises:
         NotFound, Corrupt, Foreign, Incompatible, ConfigError: As ``load_module`` does.
     """
+    trusted = weights_only is False
+    if isinstance(source, (str, os.PathLike)) and (path := sharded_at(source)) is not None:
+        with opened(LocalStore(path.parent), path.name, name=str(path), good=_newest_good_beside(path)) as found:
+            return _read_ours(found, keys, placement(map_location, str(path)), trusted=trusted)
     with readable(source) as there:
         place = placement(map_location, there.name)
-        trusted = weights_only is False
         try:
-            return _read_ours(there, keys, place, trusted=trusted)
+            return _read_ours(CheckpointFile(there.reader, name=there.name), keys, place, trusted=trusted)
         except Foreign:
             return read_foreign(there, place, trusted=trusted)
         except Corrupt:
             good = _newest_good_beside(there.path)
             if not good:
                 raise
-            return _read_ours(there, keys, place, trusted=trusted, good=good)
+            ours = CheckpointFile(there.reader, name=there.name, good=good)
+            return _read_ours(ours, keys, place, trusted=trusted)
 
 
 def _newest_good_beside(path: Path | None) -> str:
@@ -190,14 +195,11 @@ def _newest_good_beside(path: Path | None) -> str:
     return resolve.newest_good(listing.records, but=this.id if this else "")
 
 
-def _read_ours(
-    there: Readable, keys: Collection[str] | None, place: Placement, *, trusted: bool, good: str = ""
-) -> Read:
-    ours = CheckpointFile(there.reader, name=there.name, good=good)
+def _read_ours(ours: Checkpoint, keys: Collection[str] | None, place: Placement, *, trusted: bool) -> Read:
     opaque = ours.opaque() if trusted else {}
     state = ours.whole(keys=keys, location=place, opaque=opaque, mapped=["state_dict"])
     withheld = tuple(name for name in ours.manifest.opaque if name not in opaque)
-    return Read(there.name, state, ours.manifest, withheld)
+    return Read(ours.name, state, ours.manifest, withheld)
 
 
 def read_foreign(there: Readable, place: Any, *, trusted: bool) -> Read:

@@ -40,8 +40,8 @@ class Entry:
     """
 
     __slots__ = (
-        "agreed", "at", "dtype", "given", "hook", "in_training", "loader", "name", "names", "on_epoch", "on_step", "result",
-        "settings", "source", "total", "touched", "unlogged", "unshown", "value", "warned", "weighted",
+        "agreed", "at", "dtype", "given", "hook", "in_training", "loader", "name", "names", "on_epoch", "on_step",
+        "result", "settings", "source", "total", "touched", "unlogged", "unshown", "value", "warned", "weighted",
     )  # fmt: skip
 
     def __init__(self, name: str, hook: str, loader: int | None, settings: Settings, *, in_training: bool) -> None:

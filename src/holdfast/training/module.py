@@ -300,7 +300,7 @@ class LightningModule(HyperparametersMixin, ModuleHooks, nn.Module):
         """Build the module with the hyperparameters and the weights of a checkpoint.
 
         Args:
-            checkpoint_path: The file.
+            checkpoint_path: The file: a path, a URL (http, https, or whatever fsspec opens) or an open binary file.
             map_location: Where tensors go, in any form that ``torch.load`` takes.
             hparams_file: Hyperparameters for a checkpoint without any (.yaml or .csv).
             strict: Whether all keys must match; ``strict_loading`` of the module by default.

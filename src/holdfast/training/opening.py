@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from holdfast.catalog import directories
 from holdfast.errors import ConfigError, NotFound, StoreError
 from holdfast.store import LocalStore, Reader
 from holdfast.store.opened import OpenFile
@@ -63,6 +64,15 @@ def readable(source: Source) -> Iterator[Readable]:
         name = str(getattr(source, "name", "<open file>"))
         with OpenFile(file, name) as reader:
             yield Readable(name, reader, file)
+
+
+def sharded_at(source: str | os.PathLike[str]) -> Path | None:
+    """The path of a sharded checkpoint, which is a folder; None where there is none."""
+    text = os.fspath(source).removeprefix("file://")
+    if is_url(text):
+        return None
+    path = Path(text).expanduser().absolute()
+    return path if directories.is_directory(LocalStore(path.parent), path.name) else None
 
 
 def local(text: str) -> Path:

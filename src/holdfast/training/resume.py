@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from holdfast.catalog import records, resolve
+from holdfast.catalog import directories, records, resolve
 from holdfast.catalog.folder import Folder, Listing
 from holdfast.catalog.ledger import LEDGER
 from holdfast.catalog.manifest import Manifest, RunRef
+from holdfast.engine.directory import CheckpointDirectory, Like, opened
 from holdfast.engine.job import Captured, prepare
 from holdfast.engine.reader import CheckpointFile
 from holdfast.errors import Foreign, HoldfastError, Incompatible, NotFound, SaveFailed
@@ -61,16 +62,23 @@ class Resumed:
         root: Its folder; None where that is none of ours.
         tallies: What policies remember.
         restore_random: Puts the random state back: the very last thing.
+        inexact: Why what follows is not what would have followed.
     """
 
     record: Record | None
     root: str | None
     tallies: Mapping[str, Tally]
     restore_random: Callable[[], None]
+    inexact: Sequence[str] = ()
 
 
 def open_checkpoint(
-    source: str | os.PathLike[str], *, weights_only: bool | None = None, io: CheckpointIO | None = None
+    source: str | os.PathLike[str],
+    *,
+    weights_only: bool | None = None,
+    io: CheckpointIO | None = None,
+    like: Like | None = None,
+    verifies: bool = True,
 ) -> Opened:
     """Read a checkpoint.
 
@@ -78,6 +86,9 @@ def open_checkpoint(
         source: A path or a URL (http, https, or whatever fsspec opens).
         weights_only: False gives back values that are not plain too, by pickle, which runs code in the file.
         io: A user's own way to read the file that a path or URL names.
+        like: What tensors are to replace: of those that are divided over ranks, this one's part alone is read from a
+            checkpoint that is a folder.
+        verifies: Whether this rank looks at all of such a folder before: one does, or no rank knows of the others' part.
 
     Raises:
         NotFound: There is none.
@@ -96,23 +107,29 @@ def open_checkpoint(
             except Foreign:
                 return _foreign(there, trusted=trusted)
     path = Path(text.removeprefix("file://")).expanduser().resolve()
-    if path.is_dir():
-        raise NotFound("is a folder.", checkpoint=str(path), remedy="Name a checkpoint in it.")
     folder = Folder(LocalStore(path.parent))
+    if path.is_dir() and not directories.is_directory(folder.store, path.name):
+        raise NotFound("is a folder.", checkpoint=str(path), remedy="Name a checkpoint in it.")
     try:
-        return _ours(folder, resolve.named(folder.store, path.name, _listing(folder)), trusted=trusted)
+        record = resolve.named(folder.store, path.name, _listing(folder))
+        return _ours(folder, record, trusted=trusted, like=like, verifies=verifies)
     except Foreign:
         with readable(path) as there:
             return _foreign(there, trusted=trusted)
 
 
-def _ours(folder: Folder, record: Record, *, trusted: bool) -> Opened:
+def _ours(folder: Folder, record: Record, *, trusted: bool, like: Like | None, verifies: bool) -> Opened:
     path = f"{folder.store.root}/{record.names[0]}"
     listing = _listing(folder)
     good = resolve.newest_good(listing.records, but=record.id) if listing else ""
-    with folder.store.open(record.names[0]) as reader:
-        file = CheckpointFile(reader, name=path, good=good)
-        return Opened(record, folder.store.root, path, file.manifest, _whole(file, trusted=trusted))
+    with opened(folder.store, record.names[0], name=path, good=good) as found:
+        if isinstance(found, CheckpointDirectory) and like is not None:
+            if verifies:
+                found.verify()
+            state = _whole(found, trusted=trusted, like=like)
+        else:
+            state = _whole(found, trusted=trusted)
+        return Opened(record, folder.store.root, path, found.manifest, state)
 
 
 def _afar(there: Readable, *, trusted: bool) -> Opened:
@@ -123,8 +140,8 @@ def _afar(there: Readable, *, trusted: bool) -> Opened:
     return Opened(record, None, there.name, file.manifest, _whole(file, trusted=trusted))
 
 
-def _whole(file: CheckpointFile, *, trusted: bool) -> dict[str, Any]:
-    state = file.whole(opaque=file.opaque() if trusted else None, mapped=["state_dict"])
+def _whole(file: CheckpointFile | CheckpointDirectory, *, trusted: bool, **how: Any) -> dict[str, Any]:
+    state = file.whole(opaque=file.opaque() if trusted else None, mapped=["state_dict"], **how)
     if not trusted:
         _say_withheld(file.manifest.opaque, file.name)
     return state
@@ -207,7 +224,9 @@ def going_on(opened: Opened, *, rank: int = 0, size: int = 1) -> tuple[Progress,
         inexact.append("it seems to lie between the batches of one optimizer step, and holds no gradients")
     if inexact:
         logger.warning("going on in epoch %s, but not exactly: %s", progress.epoch, "; ".join(inexact))
-    return progress, loop, Resumed(opened.record, opened.root, opened.manifest.tallies, restore_random)
+    if state is None:
+        inexact.append("there is no random state")
+    return progress, loop, Resumed(opened.record, opened.root, opened.manifest.tallies, restore_random, inexact)
 
 
 def _as_ours(stand: loops.Stand) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from holdfast.state.signals import Signals
 from holdfast.training.agreement import Agreement
 from holdfast.training.asked import check_optimizers
 from holdfast.training.assembly import LOADERS, Assembly
-from holdfast.training.checkpoint import Parts, captured, check, dump, restore
+from holdfast.training.checkpoint import Parts, captured, check, dump, restore, targets
 from holdfast.training.datamodule import LightningDataModule
 from holdfast.training.evaluate import Evaluation, Stage
 from holdfast.training.facts import Brought
@@ -300,7 +300,11 @@ class Running(Assembly):
 
         return finding.find(
             ckpt_path, near=near, callback=self.checkpoint_callback, holds=holds, group=self.strategy.group,
-            read=partial(resume.open_checkpoint, weights_only=weights_only, io=self.checkpoint_io),
+            read=partial(
+                resume.open_checkpoint, weights_only=weights_only, io=self.checkpoint_io,
+                like=targets(self._parts()) if self.strategy.spread and self.loop is not None else None,
+                verifies=self.global_rank == 0,
+            ),
             identity=lambda opened: opened.manifest.id,
         )  # fmt: skip
 
@@ -342,12 +346,13 @@ class Running(Assembly):
         """The state now, as users' hooks leave it."""
         parts = self._parts()
         made = dump(parts, what)
-        made.root = self.strategy.whole(made.root)
+        divided = self.strategy.divides and self.checkpoint_io is None  # a user's own way writes one file
+        made.root = made.root if divided else self.strategy.whole(made.root)
         # A file of weights alone is for those who say that they change the weights in it.
         told = [c for c in self.callbacks if what.wants_part("optimizer") or c.edits_weights]
         self.hooks.call_all(self.hooks.of_callbacks("on_save_checkpoint", told), "on_save_checkpoint", made.root)
         self.hooks.call_all(self.hooks.of_module("on_save_checkpoint"), "on_save_checkpoint", made.root)
-        return captured(made, parts)
+        return captured(made, parts, divided=divided)
 
     def _resume(
         self, ckpt_path: Any, weights_only: bool | None, loop: FitLoop, near: list[Path]

@@ -196,10 +196,18 @@ class Saving:
         progress = self._progress()
         return all(place.idle(progress, self._agreement.now) for place in self._places)
 
-    def check_signal(self) -> None:
-        """Between batches of a validation: answer a signal with the state from before it began."""
+    def check_signal(self, *, together: bool) -> None:
+        """Between batches of a validation: answer a signal with the state from before it began.
+
+        Args:
+            together: Whether all ranks come here equally often, so that they can be asked.
+        """
+        if self._over:
+            return
+        if together:
+            self._agreement.count()
         pending = self._agreement.signal
-        if pending is not None and not self._over:
+        if pending is not None:
             self._stop(pending)
 
     def rescue(self, error: BaseException, *, lost: str, at_boundary: bool) -> None:
@@ -264,10 +272,13 @@ class Saving:
                 engine.close(clean=clean and failed is None)
             except HoldfastError as error:
                 failed = failed or error
-        pending, over, self._over = self._signals.pending, self._over, True
+        over, self._over = self._over, True
         if failed is not None:
             raise failed
         self.group.barrier(phase="end of fit")
+        if clean:
+            self._agreement.poll()
+        pending = self._agreement.signal
         if clean and pending is not None and not over:  # it came while the last save was written
             _end(pending)
 

@@ -61,6 +61,9 @@ class Trainer(Running):
         detect_anomaly: Let autograd look for the operation that made a NaN; slow.
         barebones: Switch off whatever is not training: logs, checkpoints, bar, summary, sanity check, ``log``.
         enable_autolog_hparams: Whether loggers get the hyperparameters.
+        plugins: A ``SLURMEnvironment``: docs/preemption.md.
+        on_resume: What to take where the code differs from the checkpoint: ``{"lr": "restore"}`` for the checkpoint's,
+            ``"new"`` for the code's (the default), ``"refuse"`` for an error: docs/resume.md.
         fast_dev_run: Run so many batches of everything once, and save nothing.
         enable_checkpointing: Whether to save; a ``ModelCheckpoint`` is added where there is none.
         default_root_dir: Where logs and checkpoints go that nobody placed; the working directory by default.
@@ -114,6 +117,7 @@ class Trainer(Running):
         default_root_dir: str | os.PathLike[str] | None = None,
         enable_autolog_hparams: bool = True,
         model_registry: str | None = None,
+        on_resume: Mapping[str, str] | None = None,
     ) -> None:
         if barebones:
             refuse_beside_barebones(
@@ -150,11 +154,9 @@ class Trainer(Running):
             detect_anomaly=detect_anomaly,
             barebones=barebones,
         )
-        together.make(
-            refuse_what_is_missing,
-            plugins=plugins,
-            model_registry=model_registry,
-        )
+        self.slurm, others = together.make(SLURMEnvironment.among, plugins) or (SLURMEnvironment(), [])
+        together.make(refuse_what_is_missing, plugins=others, model_registry=model_registry)
+        self.on_resume = together.make(check_choices, on_resume)
         self.strategy = together.make(
             chosen, strategy, accelerator=accelerator, devices=devices, num_nodes=num_nodes,
             precision=precision or "32-true", sync_batchnorm=sync_batchnorm,
@@ -340,6 +342,16 @@ class Trainer(Running):
         captured, group = self._capture(what), self._group
         save = partial(resume.save_alone, captured, what, loop.progress, metrics, Path(filepath), identity=identity)
         finding.agreed(group, save, phase="save_checkpoint()")
+
+    def fence(self) -> None:
+        """Return when no save reads the state in place: from then on anything may change it.
+
+        A save reads large parameters, and the state of their optimizer, while training goes on; the optimizer's step,
+        a validation and the end of an epoch wait for it by themselves. Call this before a hook changes weights in
+        another way.
+        """
+        if self.saving is not None:
+            self.saving.fence()
 
     def backward(self, loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
         """The backward pass with its hooks; ``manual_backward`` comes here."""

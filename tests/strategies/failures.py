@@ -1,0 +1,77 @@
+"""Fits in which one rank fails, as ranks run them: it raises, dies, sleeps, or does not do what the others do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from contract import trainer
+from courses import loader
+from holdfast import LightningModule
+from holdfast.callbacks import ModelCheckpoint
+from holdfast.strategies import DDPStrategy, FSDPStrategy
+
+TIMEOUT = 4.0  # seconds that ranks wait for each other
+KINDS = {"ddp": DDPStrategy, "fsdp": FSDPStrategy}
+
+
+class Failing(LightningModule):
+    """Its last rank fails in a way, at a place, at step 5."""
+
+    def __init__(self, how: str, where: str) -> None:
+        super().__init__()
+        self.how, self.where = how, where
+        self.net = nn.Linear(5, 7)
+
+    def fail(self, where: str) -> None:
+        due = self.where == where and self.global_step >= 5 and not self.trainer.sanity_checking
+        if not due or self.global_rank != self.trainer.world_size - 1:
+            return
+        if self.how == "raises":
+            raise ValueError("on purpose")
+        if self.how == "dies":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.how == "sleeps":
+            self.how = "has slept"
+            time.sleep(2.5 * TIMEOUT)
+
+    def training_step(self, batch, batch_idx):
+        self.fail("training")
+        loss = self.net(batch[1]).pow(2).mean()
+        absent = self.how == "lacks" and self.where == "training" and self.global_step == 5 and self.global_rank
+        if not absent:
+            self.log("loss", loss, on_step=True, sync_dist=True)
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        self.fail("validation")
+        self.log("val", self.net(batch[1]).pow(2).mean(), sync_dist=True)
+
+    def on_save_checkpoint(self, checkpoint):
+        self.fail("save")
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), lr=0.01)
+
+
+def fit(strategy: str, how: str, where: str, folder: str, size: int) -> None:
+    """The fit; a failure ends the process as it ends a script."""
+    saver = ModelCheckpoint(folder, every_n_train_steps=3, save_top_k=-1)
+    from datetime import timedelta
+
+    kind = KINDS[strategy](timeout=timedelta(seconds=TIMEOUT))
+    fitted = trainer(kind, size, callbacks=[saver], enable_checkpointing=None, max_epochs=3)
+    try:
+        fitted.fit(Failing(how, where), loader(size), loader(size, shuffle=False))
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        Path(folder, f"ended-{os.environ['RANK']}").touch()
+        raise
