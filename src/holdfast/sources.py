@@ -16,7 +16,8 @@ from holdfast.catalog import resolve
 from holdfast.catalog.folder import Folder, Listing
 from holdfast.catalog.ledger import LEDGER
 from holdfast.catalog.manifest import Manifest
-from holdfast.engine.reader import CheckpointFile
+from holdfast.catalog.sharded import INDEX
+from holdfast.engine.directory import Checkpoint, opened
 from holdfast.errors import ConfigError, Incompatible, NotFound, StoreError
 from holdfast.policy.values import Record
 from holdfast.policy.which import Which
@@ -127,12 +128,13 @@ def read_tensor(
 
 
 @contextmanager
-def _opened(home: Folder, folder: Folder, record: Record) -> Iterator[CheckpointFile]:
-    """A checkpoint's file, open; its errors tell what else is good."""
+def _opened(home: Folder, folder: Folder, record: Record) -> Iterator[Checkpoint]:
+    """A checkpoint, open; its errors tell what else is good."""
     listing = _looked_through(home, folder)
     good = resolve.newest_good(listing.records, but=record.id) if listing else ""
-    with folder.store.open(record.names[0]) as reader:
-        yield CheckpointFile(reader, name=f"{folder.store.root}/{record.names[0]}", good=good)
+    name = record.names[0]
+    with opened(folder.store, name, name=f"{folder.store.root}/{name}", good=good) as checkpoint:
+        yield checkpoint
 
 
 def looking_again(look: Callable[[], T]) -> T:
@@ -157,7 +159,8 @@ def _find(home: Folder, source: str | os.PathLike[str], which: Which) -> tuple[F
             listing, which, home.store.root
         )
     text = str(source)
-    if os.path.isdir(text or os.curdir):  # noqa: PTH112  # Path's own raises for some paths that nothing can be at
+    # Path's own raises for some paths that nothing can be at.
+    if os.path.isdir(text or os.curdir) and not os.path.isfile(f"{text}/{INDEX}"):  # noqa: PTH112, PTH113
         remedy = "Name a checkpoint in it, such as its last.ckpt."
         raise NotFound("is a folder, not a checkpoint.", checkpoint=text, remedy=remedy)
     bare = os.sep not in text and not os.path.lexists(text)

@@ -26,7 +26,7 @@ class Posted:
         """Put something in."""
         self.held[key] = value
 
-    def collect(self, key, *, ranks=None, deadline):
+    def collect(self, key, *, ranks=None, deadline, phase):
         """What this one rank has put there."""
         return {0: self.held[key]}
 

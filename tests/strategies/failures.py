@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 import traceback
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from holdfast import LightningModule
 from holdfast.callbacks import ModelCheckpoint
 from holdfast.strategies import DDPStrategy, FSDPStrategy
 
-TIMEOUT = 4.0  # seconds that ranks wait for each other
+TIMEOUT = 5.0  # seconds that ranks wait for each other
 KINDS = {"ddp": DDPStrategy, "fsdp": FSDPStrategy}
 
 
@@ -40,7 +41,7 @@ class Failing(LightningModule):
             os.kill(os.getpid(), signal.SIGKILL)
         if self.how == "sleeps":
             self.how = "has slept"
-            time.sleep(2.5 * TIMEOUT)
+            time.sleep(2 * TIMEOUT)
 
     def training_step(self, batch, batch_idx):
         self.fail("training")
@@ -64,8 +65,6 @@ class Failing(LightningModule):
 def fit(strategy: str, how: str, where: str, folder: str, size: int) -> None:
     """The fit; a failure ends the process as it ends a script."""
     saver = ModelCheckpoint(folder, every_n_train_steps=3, save_top_k=-1)
-    from datetime import timedelta
-
     kind = KINDS[strategy](timeout=timedelta(seconds=TIMEOUT))
     fitted = trainer(kind, size, callbacks=[saver], enable_checkpointing=None, max_epochs=3)
     try:
@@ -75,3 +74,19 @@ def fit(strategy: str, how: str, where: str, folder: str, size: int) -> None:
         sys.stderr.flush()
         Path(folder, f"ended-{os.environ['RANK']}").touch()
         raise
+
+
+def go_on(folder: str, size: int) -> list[object]:
+    """The fit that follows a failed one: where it began, and where it has ended."""
+    fitted = trainer(
+        "ddp",
+        size,
+        callbacks=[ModelCheckpoint(folder, every_n_train_steps=3, save_top_k=-1)],
+        enable_checkpointing=None,
+        max_epochs=2,
+    )
+    module = Failing("works", "")
+    began = []
+    module.on_train_start = lambda: began.append(module.global_step)
+    fitted.fit(module, loader(size), loader(size, shuffle=False), ckpt_path="auto")
+    return [began[0], fitted.global_step]

@@ -112,7 +112,7 @@ class Engine:
 
     def idle(self, progress: Progress) -> bool:
         """Whether a bare batch end at ``progress`` has nothing to do: no save to settle, and no number reached."""
-        if self._takes_again():
+        if self._again and self._takes_again():
             return False
         if self._flight is not None and self._flight.durable:
             return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -46,8 +46,8 @@ class Assembly(Facts):
     """A user's own way to write checkpoints; None for Holdfast's."""
     profiler: Profiler | None = None
     """Who is told what the run calls; None for nobody, and then nothing is measured."""
-    _even: bool = True
-    """Whether every rank validates equally many batches, as far as is known."""
+    _shared: Sequence[int] = ()
+    """How many batches of each validation loader every rank has: at those, all can be asked something."""
     _log_hparams: bool
     _samples: bool
 
@@ -159,6 +159,7 @@ class Assembly(Facts):
                 return None
             if self._validation is not None:
                 self._validation.loaders = self._evaluation_batches("val", val)
+                self._share(self._validation)
             self._train_batches = self._training_batches(train)
             return self._train_batches
 
@@ -306,9 +307,19 @@ class Assembly(Facts):
         for one in self._writing:
             one.finalize(status)
 
-    def _check_signal(self) -> None:
+    def _check_signal(self, loader: int, batch: int) -> None:
+        """After a batch of a validation."""
         if self.saving is not None:
-            self.saving.check_signal(together=self._even)
+            self.saving.check_signal(together=loader < len(self._shared) and batch < self._shared[loader])
+
+    def _share(self, evaluation: Evaluation | None) -> None:
+        """Agree on the batches of a validation that all ranks have."""
+        group, sizes = self.strategy.group, [] if evaluation is None else [one.size or 0 for one in evaluation.loaders]
+        self._shared = ()
+        if group.size > 1:
+            each = group.gather(sizes, phase="sizes of the validation")
+            least = [min(one) for one in zip(*each, strict=True)] if each else None
+            self._shared = group.broadcast(least, phase="sizes of the validation")
 
     def _ready(self) -> Saving:
         assert self.saving is not None, "fit makes one"

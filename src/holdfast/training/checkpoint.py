@@ -214,7 +214,7 @@ def restore(root: Mapping[str, Any], parts: Parts, *, strict: bool) -> None:
 
 
 def targets(parts: Parts) -> Callable[[str], torch.Tensor | None]:
-    """What each tensor of a checkpoint is to replace, by its dotted name; optimizer state is divided as its parameter."""
+    """What each tensor of a checkpoint is to replace, by its name; optimizer state is divided as its parameter."""
     there: dict[str, Any] = {f"model.{name}": value for name, value in parts.module.state_dict().items()}
     parameters = dict(parts.module.named_parameters())
     there.update({f"gradients.{name}": parameter for name, parameter in parameters.items()})

@@ -29,7 +29,7 @@ class Evaluation:
         loaders: What it reads.
         transfer: Brings a batch to the device.
         inference_mode: Whether autograd is switched off for good (else only its recording).
-        check: Called between batches; raises to stop.
+        check: Called after each batch with the numbers of its loader and its own; raises to stop.
 
     Attributes:
         results: What it logged, loader by loader.
@@ -127,7 +127,7 @@ class Evaluation:
             if end:
                 self._hooks.call_all(end, f"on_{self.stage}_batch_end", outputs, *where)
             self._metrics.end_batch(steps)
-            self._check()
+            self._check(index, batch_idx)
 
 
 def _without_gradients(inference_mode: bool) -> AbstractContextManager[Any]:

@@ -6,9 +6,11 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from holdfast import sources
 from holdfast.callbacks.model_checkpoint import ModelCheckpoint
 from holdfast.catalog import resolve
 from holdfast.catalog.folder import Folder
@@ -18,7 +20,9 @@ from holdfast.engine.group import Group, Solo
 from holdfast.errors import ConfigError, Corrupt, NotFound, RankError, StoreError
 from holdfast.log import logger
 from holdfast.policy.values import Record
+from holdfast.policy.which import last
 from holdfast.sources import looking_again
+from holdfast.state.fingerprint import KEY
 from holdfast.store import LocalStore
 from holdfast.store.urls import is_url
 
@@ -59,9 +63,15 @@ def home(
         return None if folder is None else folder.store.root
 
     root = agreed(group or Solo(), look, phase="ckpt_path='auto'")
-    if root is None:
-        return None
-    found = Path(root)
+    return None if root is None else go_on_in(Path(root), loggers)
+
+
+def go_on_in(found: Path, loggers: Sequence[Any]) -> Path | None:
+    """Have loggers that keep the runs of that experiment go on in the run that a folder is of.
+
+    Returns:
+        The folder; another or None where somebody gave the first logger another run.
+    """
     for one in loggers:
         experiment = _experiment(one)
         if experiment.name == found.parent.parent.name:
@@ -69,7 +79,72 @@ def home(
             chosen = _version(one, experiment)
             if chosen.resolve() != found.parent.resolve() and one is loggers[0]:
                 return _unfinished_in(chosen / "checkpoints")  # somebody gave it another version
-    logger.info("ckpt_path='auto': going on in '%s'", found)
+    logger.info("going on in '%s'", found)
+    return found
+
+
+@dataclass(frozen=True)
+class Own:
+    """The run that a job of a scheduler has written.
+
+    Args:
+        root: The folder of its newest checkpoint.
+        run: Its id.
+    """
+
+    root: str
+    run: str
+
+    def holds(self, record: Record) -> bool:
+        """Whether a run can go on from a checkpoint, and it is of this run."""
+        return record.run == self.run and resolve.whole(record)
+
+
+def of_job(job: str, callbacks: Sequence[ModelCheckpoint], roots: Iterable[str | Path], *, group: Group) -> Own | None:
+    """The newest run that a job has written, in the folders of the callbacks, or at or below the roots.
+
+    Args:
+        job: What its checkpoints call it.
+        callbacks: Those that save.
+        roots: Looked through where a callback has no ``dirpath``.
+        group: The other ranks: rank 0 looks.
+
+    Returns:
+        The run; None where the job has written none, or, below roots, several: nobody can tell which of them is meant.
+    """
+    placed = bool(callbacks) and all(callback.dirpath for callback in callbacks)
+    folders = [Folder(LocalStore(str(c.dirpath))) for c in callbacks] if placed else list(_folders(roots))
+
+    def look() -> list[str] | None:
+        found = _runs_of(job, folders)
+        if len(found) > 1 and not placed:
+            logger.warning(
+                "this job has begun %s runs, and which of them this fit is cannot be told: give each ModelCheckpoint a "
+                "dirpath. Found in: %s",
+                len(found),
+                ", ".join(found.values()),
+            )
+            return None
+        return next(([root, run] for run, root in found.items()), None)
+
+    told = agreed(group, look, phase="checkpoints of this job")
+    return None if told is None else Own(*told)
+
+
+def _runs_of(job: str, folders: Sequence[Folder]) -> dict[str, str]:
+    """The runs that a job has written, newest first, each with the folder of its newest checkpoint."""
+    looked: set[str] = set()
+    found: dict[str, str] = {}
+    for folder, record in resolve.newest_first([(folder, folder.scan()) for folder in folders]):
+        if record.run in looked:
+            continue
+        try:
+            held = sources.read(folder, record.names[0], last(1), parts=[KEY], optional=[KEY]).parts
+        except (Corrupt, NotFound):
+            continue  # one before it may be whole
+        looked.add(record.run)
+        if held.get(KEY, {}).get("job") == job:
+            found[record.run] = folder.store.root
     return found
 
 

@@ -88,7 +88,7 @@ def open_checkpoint(
         io: A user's own way to read the file that a path or URL names.
         like: What tensors are to replace: of those that are divided over ranks, this one's part alone is read from a
             checkpoint that is a folder.
-        verifies: Whether this rank looks at all of such a folder before: one does, or no rank knows of the others' part.
+        verifies: Whether this rank looks at all of such a folder before: one has to, for each reads its own part.
 
     Raises:
         NotFound: There is none.

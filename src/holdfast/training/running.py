@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from holdfast.catalog import resolve
 from holdfast.errors import ConfigError, NotFound
 from holdfast.log import logger
 from holdfast.policy.values import Progress, Record
@@ -14,6 +15,7 @@ from holdfast.policy.what import What
 from holdfast.state import optimizers as optimizing
 from holdfast.state import random
 from holdfast.state.signals import Signals
+from holdfast.training import resume_report
 from holdfast.training.agreement import Agreement
 from holdfast.training.asked import check_optimizers
 from holdfast.training.assembly import LOADERS, Assembly
@@ -30,7 +32,7 @@ from holdfast.training.states import TrainerFn, TrainerStatus
 if TYPE_CHECKING:
     from holdfast.engine.group import Group
     from holdfast.engine.job import Captured
-    from holdfast.training import resume
+    from holdfast.training import finding, resume
     from holdfast.training.saving import Saving
 
 
@@ -105,7 +107,9 @@ class Running(Assembly):
     ) -> None:
         before = self._before()
         self._attach(model, datamodule)
-        self._home = self._found_home(ckpt_path)
+        own = self._own_of_job(ckpt_path) if before is None else None
+        ckpt_path = ckpt_path if own is None else "auto"
+        self._home = self._found_home(ckpt_path, own)
         self._setup("fit")
         self._train_batches = batches = self._training_batches(train_dataloaders)
         self._validation = evaluation = self._evaluation("validation", val_dataloaders)
@@ -113,7 +117,11 @@ class Running(Assembly):
         scaled = self.strategy.precision.scaler is not None
         check_optimizers(self.optimizers, automatic=model.automatic_optimization, scaled=scaled)
         self.strategy.stepping = False  # whatever became of the fit before
-        with Signals() as signals:
+        self.fingerprint = resume_report.taken(
+            self.optimizers, self.lr_scheduler_configs, batches.loader, self.strategy, self.config.accumulate_grad_batches
+        )
+        self._share(evaluation)
+        with Signals(self.slurm.signals()) as signals:
             self._signals = signals
             agreement = Agreement(self.strategy.group, signals, lambda: self.should_stop)
             self.loop = loop = self._loop(batches, evaluation, agreement)
@@ -122,7 +130,7 @@ class Running(Assembly):
             loop.reload = self._reloading(train_dataloaders, val_dataloaders)
             near = self._near(ckpt_path)  # before callbacks that nobody placed are given the folder of this fit
             self.saving = saving = self._saving(loop, signals, validates=evaluation is not None, capture=self._capture)
-            resumed = self._resume(ckpt_path, weights_only, loop, near)
+            resumed = self._resume(ckpt_path, weights_only, loop, near, resolve.whole if own is None else own.holds)
             saving.prepare()
             saving.begin(
                 resumed.record if resumed else None,
@@ -131,7 +139,13 @@ class Running(Assembly):
             )
             if resumed is not None and saving.continues(resumed.record):
                 self._rewind_loggers(loop.stepped)
-            self._guarded(loop, saving, evaluation, resumed)
+            try:
+                self._guarded(loop, saving, evaluation, resumed)
+            except SystemExit:
+                # Slurm ends the job the moment it is asked: nothing is left to be done.
+                if (job := self.slurm.to_requeue(agreement.signal)) is not None and self.is_global_zero:
+                    job.requeue()
+                raise
         self._tear_down("fit")
 
     def _before(self) -> tuple[Progress, dict[str, Any]] | None:
@@ -265,7 +279,6 @@ class Running(Assembly):
         else:
             self._prediction = evaluation
         if ckpt_path is not None:
-            from holdfast.catalog import resolve
             from holdfast.training import resume
 
             near = self._near("last" if ckpt_path == "auto" else ckpt_path)
@@ -276,12 +289,36 @@ class Running(Assembly):
             self.strategy.load_module(model, resume.require_weights(opened), strict=model.strict_loading)
         return evaluation
 
-    def _found_home(self, ckpt_path: Any) -> Path | None:
+    def _own_of_job(self, ckpt_path: Any) -> finding.Own | None:
+        """What this Slurm job has saved, if Slurm has started it again: that goes before what it was started with."""
+        job = self.slurm.restarted()
+        if job is None:
+            return None
+        from holdfast.training import finding
+
+        own = finding.of_job(job.key, self.checkpoint_callbacks, self._roots(), group=self.strategy.group)
+        if own is not None:
+            instead = "" if ckpt_path in (None, "auto", "last") else f", and not from ckpt_path={str(ckpt_path)!r}"
+            logger.info(
+                "Slurm has started job %s again (restart %s): going on from what it has saved%s",
+                job.name, job.restarts, instead,
+            )  # fmt: skip
+        else:
+            logger.info(
+                "Slurm has started job %s again (restart %s), which has saved nothing to go on from",
+                job.name, job.restarts,
+            )  # fmt: skip
+        return own
+
+    def _found_home(self, ckpt_path: Any, own: finding.Own | None) -> Path | None:
         """The folder of the unfinished run that ``"auto"`` goes on with."""
         if ckpt_path != "auto":
             return None
         from holdfast.training import finding
 
+        if own is not None:
+            placed = self.checkpoint_callbacks and all(c.dirpath for c in self.checkpoint_callbacks)
+            return None if placed else finding.go_on_in(Path(own.root), self.loggers)
         return finding.home(self.checkpoint_callbacks, self._roots(), self.loggers, group=self.strategy.group)
 
     def _near(self, ckpt_path: Any) -> list[Path]:
@@ -335,6 +372,7 @@ class Running(Assembly):
             loop.random,
             loop.at_boundary,
             self._group,
+            self.fingerprint,
         )
 
     @property
@@ -355,21 +393,28 @@ class Running(Assembly):
         return captured(made, parts, divided=divided)
 
     def _resume(
-        self, ckpt_path: Any, weights_only: bool | None, loop: FitLoop, near: list[Path]
+        self, ckpt_path: Any, weights_only: bool | None, loop: FitLoop, near: list[Path], holds: Callable[[Record], bool]
     ) -> resume.Resumed | None:
         """Read, let hooks edit, check all, then put it back; the random state is for the loop to put back last."""
         if ckpt_path is None:
             return None
-        from holdfast.catalog import resolve
         from holdfast.training import resume
 
-        opened = self._opened(ckpt_path, near, weights_only, resolve.whole)
+        opened = self._opened(ckpt_path, near, weights_only, holds)
         if opened is None:
             return None
         self.hooks.call("on_load_checkpoint", opened.state)
         parts, strict = self._parts(), self.lightning_module.strict_loading
+        compared = resume_report.Comparison(
+            opened.state, self.fingerprint, self.lr_scheduler_configs, self.on_resume, checkpoint=opened.path
+        )
         check(opened.state, parts, checkpoint=opened.path, strict=strict, groups=opened.manifest.groups)
-        restore(opened.state, parts, strict=strict)
+        restore(compared.state_to_restore(), parts, strict=strict)
         progress, state, resumed = resume.going_on(opened, rank=self.global_rank, size=self.world_size)
+        compared.apply(self.optimizers, progress)
+        self.fingerprint = compared.kept
         loop.go_on_from(progress, state)
+        if self.is_global_zero:
+            place = resume_report.place_in_data(progress, loop.batches.size)
+            compared.report(self._parts(), place, [*resumed.inexact, *loop.inexact()]).tell()
         return resumed

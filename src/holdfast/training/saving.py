@@ -273,7 +273,7 @@ class Saving:
             except HoldfastError as error:
                 failed = failed or error
         over, self._over = self._over, True
-        if failed is not None:
+        if failed is not None and (clean or self._rank == 0):  # a rank that left cannot know what came of a save
             raise failed
         self.group.barrier(phase="end of fit")
         if clean:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,8 @@ from holdfast.callbacks.callback import Callback
 from holdfast.errors import ConfigError
 from holdfast.policy.what import full
 from holdfast.policy.what import weights_only as weights_only_what
+from holdfast.state.changes import check_choices
+from holdfast.state.slurm import SLURMEnvironment
 from holdfast.strategies.choose import chosen
 from holdfast.training.asked import (
     Together,
@@ -340,6 +342,11 @@ class Trainer(Running):
         metrics = self.metric_log.scores(loop.steps)
         identity = self.saving.identity() if self.saving is not None else None
         captured, group = self._capture(what), self._group
+        if captured.divided:
+            from holdfast.training import alone
+
+            alone.save_folder(captured, what, loop.progress, metrics, Path(filepath), identity=identity, group=group)
+            return
         save = partial(resume.save_alone, captured, what, loop.progress, metrics, Path(filepath), identity=identity)
         finding.agreed(group, save, phase="save_checkpoint()")
 

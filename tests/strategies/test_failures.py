@@ -1,0 +1,92 @@
+"""One rank fails, and no other waits for it for ever: each ends, with that rank's error, and what was saved stands."""
+
+from __future__ import annotations
+
+import pytest
+
+from holdfast.catalog.verify import Verdict, verify
+from holdfast.store import LocalStore
+from scale import sample
+
+TIMEOUT = 5.0  # seconds that ranks wait for each other, as failures.py says
+SOON = 20.0  # seconds; a quarter of a minute more than that is a hang
+AT_ONCE = 4  # groups of ranks
+
+QUICK = [
+    (strategy, how, where, 2)
+    for strategy in ("ddp", "fsdp")
+    for how in ("raises", "dies")
+    for where in ("training", "validation", "save")
+] + [("ddp", "raises", "save", 3), ("fsdp", "raises", "training", 3)]
+SLOW = [
+    (strategy, how, where, 2)
+    for strategy in ("ddp", "fsdp")
+    for how, where in (("sleeps", "training"), ("sleeps", "validation"), ("sleeps", "save"), ("lacks", "training"))
+]
+CASES = [*sample(QUICK, 10), *sample(SLOW, 4)]
+
+
+@pytest.fixture(scope="module")
+def failed(ranks, tmp_path_factory):
+    """What each rank of each case has left, and the folder of its checkpoints."""
+    seen = {}
+    for first in range(0, len(CASES), AT_ONCE):
+        begun = []
+        for case in CASES[first : first + AT_ONCE]:
+            strategy, how, where, size = case
+            folder = tmp_path_factory.mktemp("-".join(map(str, case)))
+            group = ranks.begin("failures:fit", strategy, how, where, str(folder), size, size=size, patience=4 * SOON)
+            begun.append((case, folder, group))
+        for case, folder, group in begun:
+            seen[case] = folder, group.end(ok=False)
+    return seen
+
+
+@pytest.fixture(params=CASES, ids=lambda case: "-".join(map(str, case)))
+def case(request, failed):
+    """One of them."""
+    return (*request.param, *failed[request.param])
+
+
+def test_every_rank_ends_and_none_as_if_all_were_well(case):
+    """Within the time that ranks wait for each other, or at once where the failure is heard of."""
+    _, how, _, _, _, ended = case
+    *others, last = ended
+    assert last.code == (-9 if how == "dies" else 1)
+    assert [rank.code for rank in others] == [1] * len(others)
+    assert all(rank.seconds < 2 * TIMEOUT + SOON for rank in ended)
+
+
+def test_the_others_say_whose_error_it_was(case):
+    """A rank that raises is named with its words; one that is silent is named, or the time that it was waited for."""
+    _, how, where, size, _, ended = case
+    for rank, one in enumerate(ended[:-1]):
+        if how == "raises":
+            assert f"rank {size - 1} failed first: ValueError: on purpose" in one.log, rank
+        elif how == "dies":
+            assert any(words in one.log for words in ("Connection", f"rank {size - 1}, ")), rank
+        else:
+            assert f"within {TIMEOUT:g} s" in one.log or f"Timed out waiting {TIMEOUT * 1000:.0f}ms" in one.log, rank
+        assert "was not saved: rank 0, save/" not in one.log
+
+
+def test_what_is_listed_verifies_and_ddp_leaves_a_rescue(case):
+    """The checkpoint of step 3 stands; where rank 0 holds the whole state, the newest one is on disk too."""
+    strategy, _, where, _, folder, _ = case
+    store = LocalStore(folder)
+    names = sorted(path.name for path in folder.glob("*.ckpt"))
+    assert "epoch=0-step=3.ckpt" in names
+    for name in names:
+        with store.open(name) as reader:
+            assert verify(reader).verdict is Verdict.WHOLE
+    newest = 5 if where == "training" else 6
+    if strategy == "ddp":
+        assert any(f"step={newest}.ckpt" in name for name in names)
+    assert not [path for path in folder.iterdir() if path.name.endswith(".tmp")]
+
+
+def test_the_run_goes_on(failed, ranks):
+    """The same call again goes on from what is newest, on one rank fewer."""
+    folder, _ = next(failed[case] for case in CASES if case[0] == "ddp" and case[2] == "save")
+    (one,) = ranks.run("failures:go_on", str(folder), 1, size=1)
+    assert one.value == [6, 12]
