@@ -1,6 +1,6 @@
 """Measure how long it takes to list 1,000 checkpoints of 400 parameters each. Prints; asserts nothing.
 
-    python benchmarks/listing.py [--checkpoints 1000] [--tensors 400] [--repeat 5]
+    python benchmarks/listing.py [--checkpoints 1000] [--tensors 400] [--repeat 5] [--json FILE]
 
 "warm" is with the ledger; "lost" is with the ledger gone, when every file is opened. The files themselves are
 in the operating system's cache throughout.
@@ -12,10 +12,11 @@ import argparse
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+
+from measuring import timed, write_json
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
@@ -35,14 +36,11 @@ def fill(root: Path, checkpoints: int, tensors: int) -> None:
         put(folder, manifest(100 * place, scores={"val_loss": 1 / place}, shape=shape))
 
 
-def seconds(action: Callable[[], object], repeat: int) -> str:
-    """The median and the worst of several runs."""
-    taken = []
-    for _ in range(repeat):
-        start = time.perf_counter()
-        action()
-        taken.append(time.perf_counter() - start)
-    return f"median {median(taken):.3f} s, worst {max(taken):.3f} s of {repeat}"
+def show(what: str, action: Callable[[], object], repeat: int) -> list[float]:
+    """Print the median and the worst of several runs; return the seconds of each."""
+    taken = [timed(action) for _ in range(repeat)]
+    print(f"{what:19}median {median(taken):.3f} s, worst {max(taken):.3f} s of {repeat}")
+    return taken
 
 
 def command(root: Path, *options: str) -> None:
@@ -57,16 +55,21 @@ def main() -> None:
     parser.add_argument("--checkpoints", type=int, default=1000)
     parser.add_argument("--tensors", type=int, default=400)
     parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--json", default="build/listing.json", help="where the raw figures go")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:
         root = Path(made) / "checkpoints"
         fill(root, asked.checkpoints, asked.tensors)
         print(f"{asked.checkpoints:,} checkpoints of {asked.tensors:,} parameters")
-        print("scan, warm:        ", seconds(lambda: Folder(LocalStore(root)).scan(), asked.repeat))
-        print("ls, warm:          ", seconds(lambda: command(root), asked.repeat))
-        print("ls --json, warm:   ", seconds(lambda: command(root, "--json"), asked.repeat))
+        ways: dict[str, Callable[[], object]] = {
+            "scan, warm": lambda: Folder(LocalStore(root)).scan(),
+            "ls, warm": lambda: command(root),
+            "ls --json, warm": lambda: command(root, "--json"),
+        }
+        taken = {what: show(what, way, asked.repeat) for what, way in ways.items()}
         (root / LEDGER).unlink()
-        print("scan, ledger lost: ", seconds(lambda: Folder(LocalStore(root)).scan(), asked.repeat))
+        taken["scan, ledger lost"] = show("scan, ledger lost", ways["scan, warm"], asked.repeat)
+    write_json(asked.json, {"checkpoints": asked.checkpoints, "tensors": asked.tensors, "seconds": taken})
 
 
 if __name__ == "__main__":

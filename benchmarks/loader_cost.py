@@ -17,9 +17,7 @@ from collections.abc import Callable, Iterator
 from statistics import median
 from typing import Any
 
-from measuring import write_json
-
-# After "measuring", which takes this folder off the search path.
+import measuring
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, RandomSampler, Sampler
 
@@ -90,7 +88,7 @@ def main() -> None:
     for name, (first, late) in reached.items():
         print(f"  {name:28} {first:7.3f} {late:7.3f} {late - first:+7.3f}")
     figures = {"cost": costs, "workers": worked, "reached": reached, "options": vars(asked)}
-    write_json(asked.json, figures)
+    measuring.write_json(asked.json, figures)
 
 
 def loader(name: str, batches: int, samples: int, **options: Any) -> DataLoader[Any]:

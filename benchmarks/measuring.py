@@ -1,24 +1,17 @@
-"""Measure several ways to do one thing in turn, and tell medians. Shared by the benchmarks; asserts nothing.
-
-Importing it takes this folder off the search path again: a file in it has the name of a standard module.
-"""
+"""Measure several ways to do one thing in turn, and tell medians. Shared by the benchmarks; asserts nothing."""
 
 from __future__ import annotations
 
 import json
 import os
 import platform
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
-
-with suppress(ValueError):
-    sys.path.remove(str(Path(__file__).parent))
 
 SPREAD = 2.0
 """A series whose worst is so many times its best says little, and is measured again."""

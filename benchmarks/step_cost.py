@@ -125,7 +125,6 @@ def above_raw(figures: Figures, setting: str, clock: str) -> float:
 
 def measure(name: str, steps: int) -> Figures:
     """Milliseconds a step of the plain loop and of the trainer by each clock, for each setting."""
-    sys.path.remove(str(Path(__file__).parent))  # a file beside this one has the name of a standard module
     import torch
 
     torch.set_num_threads(1)

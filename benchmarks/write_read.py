@@ -119,6 +119,7 @@ def saves(folder: Path, tensors: Tensors) -> dict[str, Callable[[], float]]:
     """Each way to save them durably."""
     import torch.distributed.checkpoint as dcp
     from safetensors.torch import save_file
+    from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 
     def with_torch(path: Path) -> None:
         torch.save(tensors, path)
@@ -130,6 +131,11 @@ def saves(folder: Path, tensors: Tensors) -> dict[str, Callable[[], float]]:
 
     def with_dcp(path: Path) -> None:
         dcp.save(dict(tensors), storage_writer=dcp.FileSystemWriter(path, single_file_per_rank=True))
+        sync(path)
+
+    def with_dcp_at_its_best(path: Path) -> None:
+        writer = dcp.FileSystemWriter(path, single_file_per_rank=True, thread_count=2)
+        dcp.save(dict(tensors), storage_writer=writer, planner=DefaultSavePlanner(enable_plan_caching=True))
         sync(path)
 
     def with_zlib(path: Path) -> None:
@@ -147,6 +153,7 @@ def saves(folder: Path, tensors: Tensors) -> dict[str, Callable[[], float]]:
         SLOW: with_zlib,
         "torch.save, fsync": with_torch,
         "dcp.save, fsync": with_dcp,
+        "dcp.save, two threads, plan cache": with_dcp_at_its_best,
         "safetensors, fsync": with_safetensors,
     }
     return {name: lambda way=way: anew(folder / "saved.ckpt", way) for name, way in ways.items()}

@@ -113,7 +113,7 @@ class Net(L.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=0.01)
 
 
-def run(folder, kind, seed, name="", *, make=Net, loader=None, **options):
+def run(folder, kind, seed, name="", *, make=Net, loader=None, validation=None, **options):
     """Train, saving after each step; or go on from checkpoint ``name``. The trainer."""
     L.seed_everything(seed, verbose=False)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
@@ -123,7 +123,7 @@ def run(folder, kind, seed, name="", *, make=Net, loader=None, **options):
         options["check_val_every_n_epoch"] = None
     saver = ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1)
     trainer = L.Trainer(callbacks=[] if name else [saver], enable_checkpointing=not name, **quiet, **options)
-    validation = DataLoader(Rows(8, noise=True), batch_size=2, shuffle=True)
+    validation = validation or DataLoader(Rows(8, noise=True), batch_size=2, shuffle=True)
     net = make()
     trainer.fit(net, loader or LOADERS[kind](), validation, ckpt_path=Path(folder, name) if name else None)
     return trainer

@@ -275,6 +275,30 @@ MUTATIONS = (
         "if self.metric in r.scores]",
         "tests/policy/test_which.py::test_nan_never_ranks_and_never_displaces",
     ),
+    Mutation(
+        "I10",
+        "what is done is read again",
+        "state/order.py",
+        "        for begin in range(first, count, at_once):\n",
+        "        for begin in range(0, count, at_once):\n",
+        "tests/state/test_loader_places.py::test_it_goes_on_at_any_batch",
+    ),
+    Mutation(
+        "I10",
+        "what workers draw hangs on what they have drawn before",
+        "state/workers.py",
+        "    np.random.seed(number % 2**32)\n",
+        "    pass\n",
+        "tests/state/test_loader_places.py::test_what_workers_draw_hangs_on_the_batch_alone",
+    ),
+    Mutation(
+        "I10",
+        "a save at the last batch of a stateful loader loses an epoch",
+        "state/feeds.py",
+        "        return iter(self._loader)\n\n    def _now",
+        "        return source\n\n    def _now",
+        "tests/state/test_loader_places.py::test_a_loader_with_a_state_loses_no_epoch",
+    ),
 )
 
 

@@ -29,7 +29,7 @@ FLOORS = {
     "engine": 3, "formats": 3, "cli": 3,
     "state": 4,
     "strategies": 5,
-    "checks": 6, "sources": 6, "checkpointer": 6, "seed": 6,
+    "checks": 6, "resumed": 6, "sources": 6, "checkpointer": 6, "seed": 6,
     "training": 7, "callbacks": 7, "loggers": 7, "profilers": 7,
     "compat": 8, "testing": 8,
 }  # fmt: skip
@@ -75,6 +75,7 @@ FACTS_OF_USERS = {"pinned": {"id"}, "unpinned": {"id"}}  # read; written by hand
 VERBS = {
     "ls": {"DIR", "--json"},
     "verify": {"PATH...", "--json"},
+    "convert": {"SRC", "DST", "--shards"},
     "run": {"SCRIPT|-m MODULE [ARGUMENT]..."},
 }
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, NoReturn
 
 import torch
 
-from holdfast import checks, sources
+from holdfast import checks, resumed, sources
 from holdfast.catalog import runs
 from holdfast.catalog.folder import Folder
 from holdfast.engine.engine import Engine, SaveFailedWarning
@@ -31,6 +31,7 @@ from holdfast.policy.where import COUNTERS, Where
 from holdfast.policy.which import Which, last
 from holdfast.sources import Loaded
 from holdfast.state import random
+from holdfast.state.fingerprint import KEY
 from holdfast.state.loaders import Place, placed, tell_epoch
 from holdfast.state.signals import Signals, exit_code
 from holdfast.store import LocalStore, Store
@@ -38,7 +39,8 @@ from holdfast.strategies.base import Strategy
 from holdfast.strategies.single import Single
 
 _RANDOM = "random"
-_RESERVED = (_RANDOM, "progress")
+_OWN = (_RANDOM, KEY)
+_RESERVED = (*_OWN, "progress")
 _LAST = "last"
 
 
@@ -115,6 +117,7 @@ class Checkpointer:
         self._strategy: Strategy = strategy or Single()
         self._signals = Signals(signals)
         self._objects: dict[str, Any] = {}
+        self._fingerprint: dict[str, Any] = {}
         self._metrics: dict[str, Score] = {}
         self._engine: Engine | None = None
         self._entered = False
@@ -174,11 +177,12 @@ class Checkpointer:
         objects = placed(objects)
         self._check_begin(objects, fresh)
         loaded = self._load(source, objects, fresh)
+        self._fingerprint = resumed.taken(objects, self._strategy.group.size)
         self._objects = dict(objects)
         self.progress, self._metrics = Progress(), {}
         tallies: Mapping[str, Tally] = {}
         if loaded is not None:
-            parts = {name: state for name, state in loaded.parts.items() if name != _RANDOM}
+            parts = {name: state for name, state in loaded.parts.items() if name not in _OWN}
             self._strategy.restore(objects, parts, checkpoint=loaded.path, groups=loaded.manifest.groups)
             self.progress = loaded.manifest.progress
             self._metrics = dict(loaded.manifest.metrics)
@@ -213,6 +217,9 @@ class Checkpointer:
         if loaded is not None and _RANDOM in loaded.parts:
             for sentence in random.restore(loaded.parts[_RANDOM]):
                 logger.warning(sentence)
+        if loaded is not None:
+            self._fingerprint, report = resumed.compared(loaded, objects, self._fingerprint, _OWN)
+            report.tell()
         return self.progress
 
     def batches(self, loader: Iterable[Any]) -> Iterator[Any]:
@@ -374,7 +381,7 @@ class Checkpointer:
     def _load(
         self, source: str | os.PathLike[str], objects: Mapping[str, Any], fresh: Collection[str]
     ) -> Loaded | None:
-        parts, optional = [*objects, _RANDOM], [*fresh, _RANDOM]
+        parts, optional = [*objects, *_OWN], [*fresh, *_OWN]
         modules = [name for name, value in objects.items() if isinstance(value, torch.nn.Module)]  # these copy
         if source == "fresh":
             return None
@@ -384,7 +391,7 @@ class Checkpointer:
 
     def _capture(self, what: What) -> Captured:
         held = self._strategy.capture(self._objects, what)
-        own = {_RANDOM: random.capture()} if what.wants_part(_RANDOM) else {}
+        own = {_RANDOM: random.capture(), KEY: self._fingerprint} if what.wants_part(_RANDOM) else {}
         root, places = lightning.arrange({**held.parts, **own}, self.progress)
         return Captured(root, places, held.frozen, held.groups, held.weights, held.lent)
 
@@ -448,7 +455,7 @@ class Checkpointer:
         checks.objects(objects, fresh, _RESERVED)
 
     def _say_restored(self, loaded: Loaded) -> None:
-        restored = ", ".join(n for n in loaded.parts if n != _RANDOM)
+        restored = ", ".join(n for n in loaded.parts if n not in _OWN)
         left = [n for n in loaded.manifest.parts if n not in loaded.parts]
         rest = f"; not asked for: {', '.join(left)}" if left else ""
         p = loaded.manifest.progress

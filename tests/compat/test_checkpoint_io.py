@@ -14,7 +14,10 @@ from holdfast import Trainer
 from holdfast.callbacks import ModelCheckpoint
 from holdfast.compat.boring_classes import BoringDataModule, BoringModel
 from holdfast.errors import ConfigError, SaveFailed
-from holdfast.training.checkpoint_io import AsyncCheckpointIO, CheckpointIO, TorchCheckpointIO, chosen
+from holdfast.training.checkpoint_io import AsyncCheckpointIO, CheckpointIO, TorchCheckpointIO, writer_of
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:Checkpoints are written by")
 
 
 class Pickles(CheckpointIO):
@@ -56,9 +59,8 @@ def fitted(io, folder, *, epochs, ckpt_path=None, callbacks=None, model=None):
     callbacks = callbacks or [ModelCheckpoint(folder, monitor="x", save_top_k=2, save_last=True)]
     trainer = Trainer(
         max_epochs=epochs, limit_train_batches=3, limit_val_batches=1, callbacks=callbacks, logger=False,
-        enable_progress_bar=False, enable_model_summary=False, accelerator="cpu",
+        enable_progress_bar=False, enable_model_summary=False, accelerator="cpu", plugins=[io],
     )  # fmt: skip
-    trainer.checkpoint_io = io
     trainer.fit(model or Model(), datamodule=BoringDataModule(), ckpt_path=ckpt_path)
     return trainer
 
@@ -157,7 +159,7 @@ def test_what_asks_for_what_is_done_anyway_is_ours(given, caplog):
     """In the background and by torch's format: said once, with no warning."""
     with warnings.catch_warnings(), caplog.at_level(logging.INFO, logger="holdfast"):
         warnings.simplefilter("error")
-        assert chosen(given) is None
+        assert writer_of(given) is None
     assert caplog.messages == [f"{type(given[0] if isinstance(given, list) else given).__name__}: "
                                "that is how checkpoints are saved anyway"]  # fmt: skip
 
@@ -169,7 +171,7 @@ def test_a_users_own_is_called_with_a_warning(wrap):
     with pytest.warns(
         UserWarning, match="written by Pickles.save_checkpoint.. while training waits. Holdfast does not verify"
     ):
-        assert chosen([wrap(io)]) is io
+        assert writer_of([wrap(io)]) is io
 
 
 @pytest.mark.parametrize(
@@ -179,5 +181,17 @@ def test_a_users_own_is_called_with_a_warning(wrap):
 def test_other_plugins_are_refused(given, said):
     """With where to ask for it."""
     with pytest.raises(ConfigError, match=said):
-        chosen(given)
-    assert chosen(None) is chosen([]) is None
+        writer_of(given)
+    assert writer_of(None) is writer_of([]) is None
+
+
+def test_a_save_by_hand_is_handed_on_with_its_options(tmp_path):
+    """Where there is nobody to take options, they are refused."""
+    io = Pickles()
+    trainer = fitted(io, tmp_path, epochs=1)
+    trainer.save_checkpoint(tmp_path / "mine.ckpt", weights_only=True, storage_options={"acl": "public"})
+    assert io.calls[-1] == ("save", "mine.ckpt", {"acl": "public"})
+    assert "optimizer_states" not in pickle.loads((tmp_path / "mine.ckpt").read_bytes())
+    trainer.checkpoint_io = None
+    with pytest.raises(ConfigError, match="for a CheckpointIO of your own"):
+        trainer.save_checkpoint(tmp_path / "other.ckpt", storage_options={})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import torch
 import torch.distributed.checkpoint as dcp
 
 from faults import failing_at
-from holdfast import SaveFailedWarning
 from holdfast.catalog import directories, resolve, runs
 from holdfast.catalog.folder import Folder
 from holdfast.catalog.sharded import INDEX, Index
@@ -21,7 +19,7 @@ from holdfast.catalog.verify import Verdict
 from holdfast.engine.directory import CheckpointDirectory, opened
 from holdfast.engine.engine import Engine
 from holdfast.engine.job import Captured
-from holdfast.errors import Corrupt
+from holdfast.errors import Corrupt, SaveFailed
 from holdfast.policy.plan import Policy
 from holdfast.policy.values import Event, Moment, Progress, Score
 from holdfast.policy.when import every
@@ -76,9 +74,7 @@ class Home:
     def capture(self, what):
         places = {"model": ("state_dict",), "optimizer": ("optimizer_states", 0), "callbacks": ("callbacks",)}
         weights = frozenset({"model.wide"})
-        return Captured(
-            state(self.step), places, groups={"optimizer": [["wide"]]}, weights=weights, divided=True
-        )
+        return Captured(state(self.step), places, groups={"optimizer": [["wide"]]}, weights=weights, divided=True)
 
     def save(self, step, score=None):
         """Save one step; its record."""
@@ -86,6 +82,14 @@ class Home:
         metrics = {} if score is None else {"loss": Score(score, step)}
         self.engine.consider(Moment(frozenset({Event.BATCH_END}), Progress(steps=step, batches=step), metrics))
         return self.engine.settle()
+
+    def failure(self, step):
+        """How the save of a step failed; empty where it did not."""
+        try:
+            self.save(step)
+        except SaveFailed as error:
+            return str(error)
+        return ""
 
     def names(self):
         """All names of checkpoints, by checkpoint."""
@@ -125,7 +129,7 @@ def test_a_folder_is_read_back_bit_for_bit(home, tmp_path):
 def test_it_is_one_checkpoint_with_two_names(home, tmp_path):
     """The folder under its own name, and the alias as a relative link to it; verified whole through either."""
     assert home.names() == [[NAME, "last.ckpt"]]
-    assert os.readlink(tmp_path / "last.ckpt") == NAME
+    assert (tmp_path / "last.ckpt").readlink() == Path(NAME)
     files = {path.name for path in (tmp_path / NAME).iterdir()}
     assert files == {"state.ckpt", ".metadata", "__0_0.distcp", ".holdfast"}
     for name in (NAME, "last.ckpt"):
@@ -181,16 +185,12 @@ def test_a_full_disk_fails_the_save_and_the_one_before_stands(home, tmp_path):
     step, hits = 1, 0
     for call in range(1, 20):
         step += 1
-        with failing_at(call, errno.ENOSPC, functions=("posix_fallocate",)) as calls:
-            home.step = step
-            home.engine.consider(Moment(frozenset({Event.BATCH_END}), Progress(steps=step, batches=step)))
-            try:
-                home.engine.settle()
-            except Exception as error:
-                assert "No space left on device" in str(error)
-                hits += 1
-            else:
-                break
+        with failing_at(call, errno.ENOSPC, functions=("posix_fallocate",)):
+            said = home.failure(step)
+        if not said:
+            break
+        assert "No space left on device" in said
+        hits += 1
         assert ["epoch=0-step=1.ckpt", "last.ckpt"] in home.names()
         assert home.folder.scan().leftovers == ()
     assert hits >= 3
@@ -245,9 +245,10 @@ def test_a_stale_or_missing_shard_is_noticed(home, tmp_path):
     (new / "__0_0.distcp").unlink()
     found, _ = directories.verify(home.folder.store, new.name)
     assert "__0_0.distcp is missing" in found.why
-    with pytest.raises(Corrupt, match=r"__0_0\.distcp cannot be opened"), opened(
-        home.folder.store, new.name, name="it"
-    ) as checkpoint:
+    with (
+        pytest.raises(Corrupt, match=r"__0_0\.distcp cannot be opened"),
+        opened(home.folder.store, new.name, name="it") as checkpoint,
+    ):
         checkpoint.part("model")
     shutil.copy(old / "__0_0.distcp", new / "__0_0.distcp")
     found, _ = directories.verify(home.folder.store, new.name)
@@ -259,9 +260,11 @@ def test_a_stale_or_missing_shard_is_noticed(home, tmp_path):
     (new / "__7_0.distcp").unlink()
     assert directories.verify(home.folder.store, new.name)[0].verdict is Verdict.WHOLE
     shutil.rmtree(new / ".holdfast")
-    (stranger,) = home.folder.scan().strangers
-    assert (stranger.name, stranger.verdict) == (new.name, Verdict.CORRUPT)
-    assert "manifest is missing" in stranger.why
+    own, alias = home.folder.scan().strangers
+    assert (own.name, alias.name, own.verdict) == (new.name, "last.ckpt", Verdict.CORRUPT)
+    assert "manifest is missing" in own.why
+    home.save(3)
+    assert home.names() == [[NAME], ["epoch=0-step=3.ckpt", "last.ckpt"]]
 
 
 def test_an_unfinished_folder_is_a_leftover_and_swept(home, tmp_path):
@@ -355,3 +358,22 @@ def test_an_index_is_what_it_was_written_as(home, tmp_path):
     """Bytes to index to bytes."""
     raw = (tmp_path / NAME / INDEX).read_bytes()
     assert Index.from_bytes(raw).to_bytes() == raw
+
+
+@pytest.mark.parametrize("exchanges", [True, False], ids=["exchanged", "beside"])
+def test_a_later_save_of_the_same_step_takes_the_place_of_the_folder(tmp_path, exchanges, monkeypatch):
+    """At an epoch's end: by an exchange of names where the system can, else under the next free name; the old goes."""
+    if not exchanges:
+        monkeypatch.setattr("ctypes.CDLL", lambda *_, **__: object())
+    home = Home(tmp_path)
+    home.save(1)
+    before = home.folder.scan().records[0].id
+    done = Progress(steps=1, batches=1, complete=True)
+    home.engine.consider(Moment(frozenset({Event.BATCH_END, Event.TRAIN_EPOCH_END, Event.FIT_END}), done))
+    home.engine.settle(last=True)
+    home.engine.close(clean=True)
+    (record,) = home.folder.scan().records
+    assert record.id != before
+    assert record.names == (NAME if exchanges else "epoch=0-step=1-v1.ckpt", "last.ckpt")
+    assert home.folder.scan().leftovers == ()
+    assert resolve.check(home.folder, record).verdict is Verdict.WHOLE

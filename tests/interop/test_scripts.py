@@ -8,7 +8,9 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +60,22 @@ def ran(words: list[Any], root: Path) -> Ran:
     return result
 
 
-@pytest.fixture(scope="module", params=NAMES)
-def both(request, tmp_path_factory) -> tuple[str, Ran, Ran]:
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Callable[[str], tuple[Ran, Ran]]:
+    """What comes of a script on Lightning, and on Holdfast. Each is run once."""
+
+    @cache
+    def of(script: str) -> tuple[Ran, Ran]:
+        folder = tmp_path_factory.mktemp(script)
+        return ran(on_lightning(script), folder / "theirs"), ran(on_holdfast(script), folder / "ours")
+
+    return of
+
+
+@pytest.fixture(params=NAMES)
+def both(request, runs) -> tuple[str, Ran, Ran]:
     """A script, what came of it on Lightning, and on Holdfast."""
-    folder = tmp_path_factory.mktemp(request.param)
-    script = request.param
-    return script, ran(on_lightning(script), folder / "theirs"), ran(on_holdfast(script), folder / "ours")
+    return request.param, *runs(request.param)
 
 
 def differences(theirs: Any, ours: Any, where: str = "") -> list[str]:
@@ -88,10 +100,10 @@ def rows(file: Path) -> list[dict[str, float]]:
         return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(text)]
 
 
-def test_a_run_goes_on_from_the_others_file_as_from_its_own(tmp_path):
+def test_a_run_goes_on_from_the_others_file_as_from_its_own(runs, tmp_path):
     """Weights, momentum, scheduler, datamodule, module and counters: two more epochs are the same in all four ways."""
     starts = {"theirs": on_lightning, "ours": on_holdfast}
-    begun = {name: ran(start("shards"), tmp_path / name) for name, start in starts.items()}
+    begun = dict(zip(starts, runs("shards"), strict=True))
 
     went_on = {}
     for name, start in starts.items():

@@ -32,9 +32,15 @@ from loader_cases import (
     seed_all,
     seeded,
 )
+from scale import sample
 
 # torchdata calls a function that torch has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
+
+
+KINDS = [*OF_TORCH, "a user's generators", "a list"]
+IN_TURN = [(kind, "no workers") for kind in KINDS]
+IN_TURN += sample([(kind, workers) for kind in KINDS for workers in ("2 workers", "2 that stay")], 6)
 
 
 def stored(state):
@@ -64,8 +70,8 @@ def uninterrupted(make_loader, size=None):
     return Run(make_loader(), size).epochs(3)
 
 
-@pytest.mark.parametrize("workers", WORKERS)
-@pytest.mark.parametrize("kind", [*OF_TORCH, "a user's generators", "a list"])
+@pytest.mark.torture
+@pytest.mark.parametrize(("kind", "workers"), IN_TURN)
 def test_the_order_is_the_bare_loaders(kind, workers):
     """Three epochs, batch for batch; and the global generators stand where they would."""
 
@@ -93,8 +99,9 @@ def test_it_goes_on_at_any_batch(kind):
         assert len(rest) == len(whole) - sum(epoch == 0 for epoch, *_ in whole) - done
 
 
+@pytest.mark.torture
 @pytest.mark.parametrize("workers", ["2 workers", "2 that stay"])
-@pytest.mark.parametrize("kind", [*OF_TORCH, *OF_USERS])
+@pytest.mark.parametrize("kind", sample([*OF_TORCH, *OF_USERS], 4))
 def test_it_goes_on_with_workers_that_read_ahead(kind, workers):
     """What workers have fetched and nobody was given is fetched again; what training draws is the same too."""
 

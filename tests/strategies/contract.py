@@ -132,9 +132,9 @@ class Pair(LightningModule):
 MODULES = {"odd": Odd, "pair": Pair}
 
 
-def data(size: int) -> DataLoader:
+def data(size: int, *, shuffle: bool = True) -> DataLoader:
     """Samples in batches that are as large over all ranks together, whatever their number."""
-    return DataLoader(TensorDataset(torch.arange(SAMPLES) % 33), batch_size=BATCH // size, shuffle=True)
+    return DataLoader(TensorDataset(torch.arange(SAMPLES) % 33), batch_size=BATCH // size, shuffle=shuffle)
 
 
 def trainer(strategy: str, size: int, **options: Any) -> Trainer:
@@ -164,6 +164,7 @@ def plain(value: Any) -> Any:
 
 def digest(fitted: Trainer) -> dict[str, Any]:
     """The whole state, on rank 0: optimizers by the names of their parameters. A collective."""
+    fitted.strategy.divides = False  # whole, whatever it saves
     captured = fitted._capture(holdfast.full)
     if not fitted.is_global_zero:
         return {}

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 import exact_fits
 from exact_fits import EPOCHS, LOADERS, SAMPLES, Net, Rows, end_of, plain, run
 from holdfast.callbacks import ModelCheckpoint
+from scale import sample
 
 pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
 
@@ -56,7 +57,8 @@ def check(rest, whole, where):
 STOPS = (2, 10, 13)
 
 
-@pytest.mark.parametrize("kind", LOADERS)
+@pytest.mark.torture
+@pytest.mark.parametrize("kind", sample(list(LOADERS), 5))
 def test_a_run_goes_on_in_its_data(kind, server, tmp_path):
     """Weights, optimizer, metrics, and the samples of every step; for every kind of loader."""
     whole = begun(server, tmp_path, kind)
@@ -233,3 +235,14 @@ def test_a_second_fit_goes_on_in_the_data_of_the_first(tmp_path):
     (net,) = nets
     net.trainer.fit(net, plain(), DataLoader(Rows(8, noise=True), batch_size=2, shuffle=True))
     assert net.seen == whole["seen"]
+
+
+def test_a_validation_whose_workers_stay_goes_on_too(tmp_path):
+    """It runs whole; what its workers draw, and what making them takes from the global generator, is what it was."""
+
+    def validation():
+        return DataLoader(Rows(8, noise=True), batch_size=2, shuffle=True, num_workers=1, persistent_workers=True)
+
+    whole = end_of(run(tmp_path, "augmented", 1, validation=validation()))
+    for step in (2, 4, 8, 10):
+        check(end_of(run(tmp_path, "augmented", 2, f"step={step}.ckpt", validation=validation())), whole, step)

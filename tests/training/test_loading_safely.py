@@ -16,7 +16,7 @@ from holdfast.errors import HoldfastError
 sys.path.insert(0, {tests!r})
 import small_modules
 from small_modules import Mode, Net, saved
-from holdfast.training.loading import read_checkpoint
+from holdfast.training.resume import open_checkpoint
 
 folder = Path({folder!r})
 called = []
@@ -68,6 +68,7 @@ sys.modules.pop("this_was_imported", None)
 for zipped in (True, False):  # what our own code and torch load late is loaded now
     torch.save({{"state_dict": Net(3).state_dict()}}, folder / "warm.ckpt", _use_new_zipfile_serialization=zipped)
     Net.load_from_checkpoint(folder / "warm.ckpt", width=3)
+    open_checkpoint(folder / "warm.ckpt")
 (folder / "warm.ckpt").unlink()
 
 seen = []
@@ -77,7 +78,7 @@ def watch(event, args):
     if event == "compile" and "CALLED" in repr(args):  # others are the annotations of our own class
         seen.append(f"{{event}} {{args!r:.80}}")
 sys.addaudithook(watch)
-outcomes = {{}}
+outcomes, gone_on = {{}}, {{}}
 for path in sorted(folder.glob("*.ckpt")):
     try:
         made = Net.load_from_checkpoint(path, lr=0.1)
@@ -86,11 +87,16 @@ for path in sorted(folder.glob("*.ckpt")):
         outcomes[path.name] = type(error).__name__
     except Exception as error:
         outcomes[path.name] = f"{{type(error).__name__}}: {{error}}"
-print(json.dumps({{"seen": seen, "outcomes": outcomes}}))
+    try:
+        open_checkpoint(path)  # as a fit does that goes on
+        gone_on[path.name] = "opened"
+    except HoldfastError as error:
+        gone_on[path.name] = type(error).__name__
+print(json.dumps({{"seen": seen, "outcomes": outcomes, "gone on": gone_on}}))
 '''
 
 
-def test_nothing_a_file_names_is_imported_or_called(tmp_path):
+def test_pain_56_nothing_a_file_names_is_imported_or_called(tmp_path):
     """Files that name code everywhere, of either zip or older form: no import, no call, each loads or is refused."""
     tests = str(Path(__file__).parents[1])
     child = CHILD.format(folder=str(tmp_path), tests=tests)
@@ -114,3 +120,6 @@ def test_nothing_a_file_names_is_imported_or_called(tmp_path):
     }
     refused = {"Foreign", "ConfigError", "Incompatible"}
     assert {outcome for name, outcome in found["outcomes"].items() if name.endswith("old.ckpt")} <= {"loaded", *refused}
+    assert set(found["gone on"]) == set(found["outcomes"])
+    assert set(found["gone on"].values()) <= {"opened", *refused}
+    assert found["gone on"]["ours.ckpt"] == "opened"

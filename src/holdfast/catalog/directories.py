@@ -59,11 +59,11 @@ def _second_names(store: Store, found: Mapping[str, Entry]) -> list[Entry]:
 
 
 def entry_of(store: Store, name: str) -> Entry | None:
-    """What a name stands for: a file, or a sharded checkpoint by its index; None where it is neither."""
+    """What a name stands for: a file, or a sharded checkpoint by its index, or what is left of it; None for neither."""
     entry = store.stat(name)
     if entry is None and isinstance(store, FolderStore):
-        index = store.stat(f"{name}/{INDEX}")
-        return None if index is None else replace(index, name=name)
+        left = store.stat(f"{name}/{INDEX}") or store.stat(f"{name}/{STATE}")
+        return None if left is None else replace(left, name=name)
     return entry
 
 
@@ -222,9 +222,16 @@ class Draft:
         return f"{self.temporary}/{file}"
 
     def publish(self, name: str, *, replace: bool) -> Entry:
-        """Make it visible as ``name``, which is free; fails as ``Sink.publish`` does."""
-        assert not replace, "a folder replaces nothing"
-        self.store.place_folder(self.temporary, name)
+        """Make it visible as ``name``; fails as ``Sink.publish`` does, and with ``ENOSYS`` where no folder can be replaced.
+
+        Args:
+            name: Its name, which is free, or that of a folder.
+            replace: Whether that folder is to go.
+        """
+        if replace:
+            self.store.exchange_folder(self.temporary, name)
+        else:
+            self.store.place_folder(self.temporary, name)
         entry = entry_of(self.store, name)
         if entry is None:
             raise StoreError("publish", name, OSError(errno.ENOENT, "its manifest is not there"))

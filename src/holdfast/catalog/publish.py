@@ -50,7 +50,7 @@ def publish(
             first name is there.
     """
     listing = folder.scan()
-    first, *others = _own_first(sink, save, manifest, listing)
+    first, *others = _own_first(folder, sink, save, manifest, listing, going)
     moved = [first] if first in save.moves else []  # the listing still has them where they were
     entries = [_first(folder, sink, listing, first, move=first in save.moves, going=going)]
     troubles = []
@@ -126,9 +126,12 @@ def drop(folder: Folder, reasons: Mapping[str, str], run: str) -> None:
             folder.ledger.write("evicted", id=record.id, names=[name], reason=reason)
 
 
-def _own_first(sink: Sink | Draft, save: Save, manifest: Manifest, listing: Listing) -> tuple[str, ...]:
-    """The names of a save; a folder begins with one that stays, for no folder can take another's place."""
-    if not isinstance(sink, Draft) or save.names[0] not in save.moves:
+def _own_first(
+    folder: Folder, sink: Sink | Draft, save: Save, manifest: Manifest, listing: Listing, going: Collection[str]
+) -> tuple[str, ...]:
+    """The names of a save; a folder begins with one that stays its own, and not with one that moves on by a link."""
+    first = save.names[0]
+    if not isinstance(sink, Draft) or first not in save.moves or _replaced(folder, listing, first, going):
         return save.names
     return (Where().versioned(Where().name(manifest.progress, manifest.scores()), listing.names), *save.names)
 
@@ -137,6 +140,13 @@ def _first(
     folder: Folder, sink: Sink | Draft, listing: Listing, name: str, *, move: bool, going: Collection[str]
 ) -> Entry:
     """The commit point. Where another writer was faster to a name that is not ours to take, the next free one."""
+    if move and isinstance(sink, Draft):
+        try:
+            return sink.publish(name, replace=True)
+        except StoreError as error:
+            if error.errno != errno.ENOSYS:
+                raise
+        move = False  # the next free name
     if move:
         _keep_what_is_there(folder, listing, name, going)
     taken = set(listing.names)
@@ -173,6 +183,8 @@ def _keep_what_is_there(
         return
     record = listing.by_name(name)
     stands = directories.is_own_name(folder.store, name)
+    if not stands and folder.store.stat(name) is None:
+        return  # it leads to a folder, which has a name of its own
     others = set() if record is None else set(record.names) - {name, *moved}
     if record is not None and not stands and (others or (record.id in going and not record.pinned)):
         return

@@ -10,7 +10,7 @@ from holdfast._version import __version__
 from holdfast.cli import exits, text
 from holdfast.errors import HoldfastError
 
-VERBS = ("ls", "verify", "run")
+VERBS = ("ls", "verify", "convert", "run")
 
 
 class _Verbs(click.Group):

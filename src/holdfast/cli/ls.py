@@ -32,11 +32,11 @@ def ls(directory: str, *, as_json: bool) -> None:
 
     Nothing is changed, and no checkpoint is read through: "holdfast verify" does that.
     """
-    if places.is_file(directory):
+    if places.is_file(directory) or places.is_sharded(directory):
         raise Failure(
-            f"'{directory}' is a file, and `holdfast ls` lists a folder.",
+            f"'{directory}' is one checkpoint, and `holdfast ls` lists a folder of them.",
             Exit.ERROR,
-            remedy=f"`holdfast verify {directory}` looks at that one file.",
+            remedy=f"`holdfast verify {directory}` looks at that one.",
         )
     listing = Folder(LocalStore(directory)).scan()
     if not listing.names and not places.is_folder(directory):

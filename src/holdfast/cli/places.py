@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from holdfast.catalog.ledger import LEDGER
+from holdfast.catalog.sharded import INDEX, STATE
 
 # Unlike Path's, the functions of os.path answer for every path: also below a folder that may not be searched.
 
@@ -18,6 +19,11 @@ def is_folder(path: str) -> bool:
 def is_file(path: str) -> bool:
     """Whether a file can be seen there."""
     return os.path.isfile(path)  # noqa: PTH113
+
+
+def is_sharded(path: str) -> bool:
+    """Whether a folder there is one checkpoint, or what is left of one."""
+    return is_file(within(path, INDEX)) or is_file(within(path, STATE))
 
 
 def has_ledger(folder: str) -> bool:

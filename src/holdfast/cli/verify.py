@@ -14,8 +14,8 @@ from typing import Any
 import click
 
 from holdfast import log
+from holdfast.catalog import directories
 from holdfast.catalog.folder import Folder, Listing, identity
-from holdfast.catalog.verify import verify as verify_file
 from holdfast.cli import places, text
 from holdfast.cli.exits import Exit, worst
 from holdfast.cli.table import Table
@@ -107,7 +107,7 @@ def document(results: Sequence[Result], *, exit: Exit) -> dict[str, Any]:
 
 
 def _look_at(path: str, homes: _Homes, report: Callable[[str], None]) -> Iterator[Result]:
-    if not places.is_folder(path):
+    if not places.is_folder(path) or places.is_sharded(path):
         report(path)
         root, name = places.home(path)
         yield replace(_examine(homes, root, name), path=path)
@@ -141,7 +141,7 @@ def _files_in(folder: Folder, listing: Listing) -> list[tuple[str, ...]]:
     """Every file that bears a checkpoint's name, each once, by all of its names."""
     files: dict[tuple[int, int, int], list[str]] = {}
     for name in [*(n for r in listing.records for n in r.names), *(s.name for s in listing.strangers)]:
-        entry = folder.store.stat(name)
+        entry = directories.entry_of(folder.store, name)
         if entry is not None:
             files.setdefault(identity(entry), []).append(name)
     return [tuple(names) for names in files.values()]
@@ -153,9 +153,8 @@ def _examine(homes: _Homes, root: str, name: str) -> Result:
         # Without a ledger nothing is known to be ours: no need to search a folder full of other things.
         ours = places.has_ledger(root) and _scanned(homes, root)[0].is_ours(name)
         start = time.perf_counter()
-        with LocalStore(root).open(name) as reader:
-            finding = verify_file(reader, ours=ours)
-            size, seconds = reader.bytes, time.perf_counter() - start
+        finding, size = directories.verify(LocalStore(root), name, ours=ours)
+        seconds = time.perf_counter() - start
     except StoreError as error:
         verdict = "missing" if error.errno in _ABSENT else "unreadable"
         return Result(path, verdict, "there is no such file" if verdict == "missing" else str(error))

@@ -108,6 +108,7 @@ MODULES: dict[str, Names] = {
     "lightning.pytorch.loggers.wandb": {"holdfast.loggers": ("WandbLogger",)},
     # Plugins
     "lightning.pytorch.plugins": _IO,
+    "lightning.pytorch.plugins.environments": {"holdfast.state.slurm": ("SLURMEnvironment",)},
     "lightning.pytorch.plugins.io": _IO,
     "lightning.pytorch.plugins.io.async_plugin": {"holdfast.training.checkpoint_io": ("AsyncCheckpointIO",)},
     "lightning.pytorch.plugins.io.checkpoint_plugin": {"holdfast.training.checkpoint_io": ("CheckpointIO",)},
@@ -124,9 +125,10 @@ MODULES: dict[str, Names] = {
     "lightning.pytorch.profilers.pytorch": {"holdfast.profilers": ("PyTorchProfiler",)},
     "lightning.pytorch.profilers.simple": {"holdfast.profilers": ("SimpleProfiler",)},
     # Strategies
-    "lightning.pytorch.strategies": {"holdfast.strategies.choose": ("DDPStrategy", "SingleDeviceStrategy")},
-    "lightning.pytorch.strategies.ddp": {"holdfast.strategies.choose": ("DDPStrategy",)},
-    "lightning.pytorch.strategies.single_device": {"holdfast.strategies.choose": ("SingleDeviceStrategy",)},
+    "lightning.pytorch.strategies": {"holdfast.strategies": ("DDPStrategy", "FSDPStrategy", "SingleDeviceStrategy")},
+    "lightning.pytorch.strategies.ddp": {"holdfast.strategies": ("DDPStrategy",)},
+    "lightning.pytorch.strategies.fsdp": {"holdfast.strategies": ("FSDPStrategy",)},
+    "lightning.pytorch.strategies.single_device": {"holdfast.strategies": ("SingleDeviceStrategy",)},
     # The trainer
     "lightning.pytorch.trainer": {"holdfast": ("Trainer", "seed_everything")},
     "lightning.pytorch.trainer.trainer": {"holdfast": ("Trainer",)},
@@ -172,6 +174,7 @@ MODULES: dict[str, Names] = {
     # What programs use of Fabric's utilities, and nothing else of Fabric
     "lightning.fabric": {"holdfast": ("seed_everything",)},
     "lightning.fabric.plugins": {"holdfast.training.checkpoint_io": ("CheckpointIO", "TorchCheckpointIO")},
+    "lightning.fabric.plugins.environments": {"holdfast.state.slurm": ("SLURMEnvironment",)},
     "lightning.fabric.plugins.io": {"holdfast.training.checkpoint_io": ("CheckpointIO", "TorchCheckpointIO")},
     "lightning.fabric.plugins.io.checkpoint_io": {"holdfast.training.checkpoint_io": ("CheckpointIO",)},
     "lightning.fabric.plugins.io.torch_io": {"holdfast.training.checkpoint_io": ("TorchCheckpointIO",)},

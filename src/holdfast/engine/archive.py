@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -23,18 +24,33 @@ MEMORY = 64 * 2**20
 """Bytes of buffers that a write takes at most, unless it is told otherwise."""
 
 
+class Afar(Protocol):
+    """Content that lies elsewhere, and is fetched as it is written."""
+
+    def nbytes(self) -> int:
+        """How long it is."""
+        ...
+
+    def __getitem__(self, part: slice) -> NDArray[np.uint8]:
+        """The bytes from one place to another. Several threads may ask at once."""
+        ...
+
+
+Content = bytes | torch.UntypedStorage | Afar
+
+
 @dataclass(frozen=True)
 class Archive:
     """A checkpoint laid out: every byte has its place, none is written yet.
 
     Args:
         manifest: Complete but for the CRC-32s, which are zero.
-        contents: Entry name to its content: small ones as bytes, storages as memory.
+        contents: Entry name to its content: small ones as bytes, storages as memory, or afar.
         layout: Where each goes; the last slot is the manifest's.
     """
 
     manifest: Manifest
-    contents: Mapping[str, bytes | torch.UntypedStorage]
+    contents: Mapping[str, Content]
     layout: layout.Layout
 
     @property
@@ -55,7 +71,7 @@ def lay_out(snapshot: Snapshot, manifest: Manifest) -> Archive:
         ConfigError: The plain values, or the list of tensors, are longer than a reader accepts.
     """
     tree = snapshot.tree
-    contents: dict[str, bytes | torch.UntypedStorage] = {
+    contents: dict[str, Content] = {
         layout.FORMAT_ENTRY: layout.FORMAT_SIGN,
         layout.PICKLE_ENTRY: pickling.dumps(tree.root, lambda key: tree.storages[key].nbytes()),
         **layout.FIXED,
@@ -111,13 +127,15 @@ def write(archive: Archive, sink: Sink, *, memory: int = MEMORY, read: Callable[
     return manifest
 
 
-def _length(content: bytes | torch.UntypedStorage) -> int:
+def _length(content: Content) -> int:
     return len(content) if isinstance(content, bytes) else content.nbytes()
 
 
-def _readable(content: bytes | torch.UntypedStorage) -> NDArray[np.uint8]:
-    """The content as an array over its very memory."""
+def _readable(content: Content) -> NDArray[np.uint8] | Afar:
+    """The content as an array over its very memory, where it has one here."""
     if isinstance(content, bytes):
         return np.frombuffer(content, np.uint8)
+    if not isinstance(content, torch.UntypedStorage):
+        return content
     array: NDArray[np.uint8] = torch.empty(0, dtype=torch.uint8).set_(content).numpy()
     return array

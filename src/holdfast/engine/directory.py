@@ -65,6 +65,16 @@ class CheckpointDirectory:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
+    @property
+    def rest(self) -> CheckpointFile:
+        """The file with all that is not in shards; None stands for what is."""
+        return self._file
+
+    @property
+    def readers(self) -> list[Reader]:
+        """All files, in the order of the index, open as long as this is."""
+        return [self._reader(number) for number in range(len(self.index.files))]
+
     def verify(self) -> None:
         """Look at every byte of every file.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -149,6 +150,26 @@ class CheckpointFile:
         pickles = pickle.loads(self._content(self._entries[layout.OPAQUE_ENTRY]))  # noqa: S301 # asked for in so many words
         return {path: pickle.loads(value) for path, value in pickles.items()}  # noqa: S301
 
+    def pickles(self) -> dict[str, bytes]:
+        """The values that are not plain, by dotted path, each as the pickle that it was made: runs no code."""
+        if not self.manifest.opaque:
+            return {}
+        try:
+            found = _NoClasses(io.BytesIO(self._content(self._entries[layout.OPAQUE_ENTRY]))).load()
+        except Exception as error:  # a pickle may raise anything
+            raise self._corrupt(f"its {layout.OPAQUE_ENTRY} is no table of pickles: {error}") from error
+        if not isinstance(found, dict) or not all(type(v) is bytes for v in found.values()):
+            raise self._corrupt(f"its {layout.OPAQUE_ENTRY} is no table of pickles")
+        return found
+
+    def lent(self) -> tuple[Any, dict[str, torch.UntypedStorage]]:
+        """The state as the file holds it, with a ``TensorRef`` for each tensor, and the storages behind them.
+
+        They are read and checked, and lie in the pages of the file, where its store has them.
+        """
+        keys = dict.fromkeys((ref.storage for ref in references(self._root)), False)
+        return self._root, self._read_storages(keys)
+
     def _filled(
         self, tree: dict[str, Any], location: Location, dtype: torch.dtype | None, kept: Collection[str]
     ) -> dict[str, Any]:
@@ -288,3 +309,10 @@ class CheckpointFile:
             good=self._good,
             remedy="Nothing was loaded.",
         )
+
+
+class _NoClasses(pickle.Unpickler):
+    """Builds what needs no class: texts, bytes and dictionaries of them."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"it names {module}.{name}")

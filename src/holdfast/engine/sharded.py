@@ -6,10 +6,12 @@ What it is called, and whether it is published, others decide.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
+
+import torch
 
 from holdfast.catalog.checksums import crc32
 from holdfast.catalog.directories import Draft
@@ -19,7 +21,7 @@ from holdfast.catalog.verify import read_entries
 from holdfast.engine import archive, health, job, stock
 from holdfast.engine.fence import Window
 from holdfast.engine.job import Captured, Job
-from holdfast.engine.shards import Piece, Place, ShardFile, take
+from holdfast.engine.shards import Piece, Place, ShardFile, copy, take
 from holdfast.errors import ConfigError, HoldfastError
 from holdfast.policy.values import Moment
 from holdfast.policy.what import What
@@ -192,13 +194,16 @@ def prepare(
     return ShardedJob(own, pieces, captured.weights, rank=rank, owner=run.id, ordinal=ordinal)
 
 
-def split(captured: Captured, what: What, *, first: bool) -> tuple[Captured, list[Piece]]:
+def split(
+    captured: Captured, what: What, *, first: bool, copied: Callable[[torch.Tensor], torch.Tensor] = copy
+) -> tuple[Captured, list[Piece]]:
     """A state without the tensors that go into shards, and those: all of models and optimizers, and what is divided.
 
     Args:
         captured: The state.
         what: What of it is saved.
         first: Whether this is the rank that writes what all ranks have whole.
+        copied: What is written of a tensor; a copy, where the state will change.
 
     Raises:
         ConfigError: A tensor of a kind that a checkpoint cannot hold.
@@ -224,6 +229,7 @@ def split(captured: Captured, what: What, *, first: bool) -> tuple[Captured, lis
         kept=lambda place, _: what.wants(captured.name(place), trainable=captured.name(place) not in captured.frozen),
         name=name,
         first=first,
+        copied=copied,
     )
     return replace(captured, root=root, weights=frozenset(), lent=()), pieces
 

@@ -58,8 +58,9 @@ def take(
     kept: Callable[[Place, torch.Tensor], bool],
     name: Callable[[Place], str],
     first: bool,
+    copied: Callable[[torch.Tensor], torch.Tensor],
 ) -> tuple[Any, list[Piece]]:
-    """Take the tensors out of a state; None stands for each. When it returns, all may change.
+    """Take the tensors out of a state; None stands for each. When it returns, all may change that was copied.
 
     Args:
         root: The state.
@@ -67,6 +68,7 @@ def take(
         kept: Asked for each that is whether it is saved at all.
         name: The dotted name of a place.
         first: Whether this rank writes what every rank has whole.
+        copied: What is written of a tensor that lies here: contiguous, and in host memory.
 
     Raises:
         ConfigError: A tensor of a kind that a checkpoint cannot hold.
@@ -79,7 +81,7 @@ def take(
             if not isinstance(value, DTensor) and not wanted(place, value):
                 return value
             if kept(place, value):
-                pieces.append(_piece(value, place, name(place), copies, first=first))
+                pieces.append(_piece(value, place, name(place), copies, first=first, copied=copied))
                 return None
             return _OMITTED
         if type(value) in (dict, OrderedDict):
@@ -111,7 +113,13 @@ def region(tensor: torch.Tensor) -> tuple[tuple[int, ...], torch.Tensor]:
 
 
 def _piece(
-    tensor: torch.Tensor, place: Place, name: str, copies: dict[tuple[Any, ...], torch.Tensor], *, first: bool
+    tensor: torch.Tensor,
+    place: Place,
+    name: str,
+    copies: dict[tuple[Any, ...], torch.Tensor],
+    *,
+    first: bool,
+    copied: Callable[[torch.Tensor], torch.Tensor],
 ) -> Piece:
     offsets, local = region(tensor)
     refuse(local, name)
@@ -129,9 +137,14 @@ def _piece(
             offsets,
         )
         if view not in copies:
-            copies[view] = torch.empty(local.shape, dtype=local.dtype).copy_(local)
+            copies[view] = copied(local)
         data = copies[view]
     return Piece(name, place, tensor.dtype, tuple(tensor.shape), offsets, data)
+
+
+def copy(tensor: torch.Tensor) -> torch.Tensor:
+    """A contiguous copy in host memory."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor)
 
 
 def _writes(tensor: DTensor) -> bool:
@@ -217,7 +230,7 @@ def _laid_out(tensor: torch.Tensor, position: int) -> Range:
     fixed = [(name, content) for name, content in layout.FIXED.items() if name != layout.FORMAT_ENTRY]
     small = [(layout.PICKLE_ENTRY, pickling.dumps(ref, lambda key: tensor.nbytes)), *fixed]
     sizes = [*((name, len(content)) for name, content in small), (_DATA, tensor.nbytes)]
-    data: NDArray[np.uint8] = torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage()).numpy()
+    data: NDArray[np.uint8] = tensor.reshape(-1).view(torch.uint8).numpy()
     offset = position + -position % layout.alignment(tensor.nbytes)
     return Range(offset, layout.compute(sizes), tuple(content for _, content in small), data)
 

@@ -12,6 +12,7 @@ import threading
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,12 @@ _STEP = 2**20
 Bytes = NDArray[np.uint8]
 
 
+class Sliced(Protocol):
+    """Bytes that are had by slices: an array, or what fetches them from elsewhere."""
+
+    def __getitem__(self, part: slice) -> Bytes: ...
+
+
 class Stream:
     """All bytes of the entries of one file.
 
@@ -40,7 +47,7 @@ class Stream:
             regions.
     """
 
-    def __init__(self, slots: Sequence[Slot], contents: Sequence[Bytes], sink: Sink, *, memory: int) -> None:
+    def __init__(self, slots: Sequence[Slot], contents: Sequence[Sliced], sink: Sink, *, memory: int) -> None:
         self._slots = slots
         self._contents = contents
         self._sink = sink

@@ -1,4 +1,4 @@
-"""What differs between a checkpoint and the code that goes on from it, and which of the two is taken. Changes nothing."""
+"""What differs between a checkpoint and the code that goes on from it, and which is taken. Changes nothing."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def check_choices(choices: Mapping[str, str] | None) -> dict[str, Choice]:
             problems.append(f"on_resume[{name!r}] is {' or '.join(map(repr, allowed))}, not {choice!r}")
     if problems:
         raise ConfigError("; ".join(problems))
-    return {name: choice for name, choice in choices.items() if choice in CHOICES}  # type: ignore[misc]
+    return {name: choice for name, choice in choices.items() if choice in CHOICES}
 
 
 def differences(

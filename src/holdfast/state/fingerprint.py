@@ -40,7 +40,7 @@ def of_optimizers(optimizers: Sequence[Any]) -> dict[str, Any]:
     rates, settings = [], []
     for optimizer in optimizers:
         names = [name for name in optimizer.defaults if name != "lr"]
-        groups = [{n: v for n in names if (v := plain(group.get(n))) is not _NOT_PLAIN} for group in optimizer.param_groups]
+        groups = [plain({name: group.get(name) for name in names}) for group in optimizer.param_groups]
         rates.append([plain(group.get("lr")) for group in optimizer.param_groups])
         settings.append({"type": type(optimizer).__name__, "groups": groups})
     return {"lr": rates, "optimizer": settings}
@@ -85,7 +85,7 @@ def of_process() -> dict[str, Any]:
     """What else the numbers hang on: threads, versions, the device's kind; and the commit of the code."""
     found: dict[str, Any] = {
         "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "python": platform.python_version(),
         "holdfast": __version__,
     }
@@ -95,8 +95,11 @@ def of_process() -> dict[str, Any]:
 
 def plain(value: Any) -> Any:
     """A value as JSON knows it; a marker that is none where it has no such form."""
-    if value is None or isinstance(value, (bool, int, float, str)):
+    if value is None or isinstance(value, bool):
         return value
+    for kind in (int, float, str):  # and of no type derived from one of these
+        if isinstance(value, kind):
+            return kind(value)
     if isinstance(value, torch.Tensor):
         return value.item() if value.numel() == 1 else _digest(value.detach().cpu().tolist())
     if isinstance(value, Mapping):
@@ -159,7 +162,7 @@ def _commit(folder: str) -> str | None:
     if git is None or not os.path.isdir(folder):  # noqa: PTH112  # Path's own raises for some paths that nothing can be at
         return None
     try:
-        done = subprocess.run(
+        done = subprocess.run(  # noqa: S603 # fixed words and a folder
             [git, "-C", folder, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=_PATIENCE, check=False
         )
     except (OSError, subprocess.TimeoutExpired):  # a commit that cannot be told is told by its absence

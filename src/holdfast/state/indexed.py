@@ -137,7 +137,7 @@ class Indexed:
     def _compare(self, saved: Mapping[str, Any]) -> None:
         """Say so if the last batch that was done has not the samples that it had."""
         done, before, now = saved["done"], saved["facts"], _facts(self._loader)
-        last = self._order.mark(done - 1) if self._order is not None and done else None
+        last = self._order.mark(done - 1) if self._order is not None and saved["last"] else None
         if last == saved["last"] or any(before[name] != now[name] for name in ("samples", "batch", "rank", "ranks")):
             return
         name, was, here = name_of(self._loader), before["sampler"], now["sampler"]

@@ -48,6 +48,8 @@ def tell_epoch(loader: Any, epoch: int) -> None:
 class Place:
     """A loader to train on in a loop of somebody's own: counts the batches that it hands out.
 
+    One that knows its place itself may be iterated without it; its state is its own then.
+
     Args:
         loader: The loader.
     """
@@ -80,16 +82,23 @@ class Place:
         """Where it is: in an epoch, after so many of its batches."""
         if self._saved is not None:
             return self._saved
+        if self._epoch < 0 and keeps_state(self.loader):
+            own: dict[str, Any] = self.loader.state_dict()  # type: ignore[attr-defined]
+            return own
         return {"epoch": self._epoch, "place": self._feed.state_dict(self._done, over=self._over)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Stand there: the next ``batches`` goes on."""
-        self._saved = dict(state)
+        if keeps_state(self.loader) and set(state) != {"epoch", "place"}:
+            self.loader.load_state_dict(state)  # type: ignore[attr-defined]
+        else:
+            self._saved = dict(state)
+
+    def inexact(self) -> list[str]:
+        """Why what is left of the epoch that it was told to stand in is not what would have come."""
+        return [] if self._saved is None else self._feed.inexact(self._saved["place"])
 
 
 def placed(objects: Mapping[str, Any]) -> dict[str, Any]:
-    """The objects, with a ``Place`` for each torch loader that has no state of its own."""
-    return {
-        name: Place(one) if isinstance(one, DataLoader) and not keeps_state(one) else one
-        for name, one in objects.items()
-    }
+    """The objects, with a ``Place`` for each of torch's loaders."""
+    return {name: Place(one) if isinstance(one, DataLoader) else one for name, one in objects.items()}

@@ -1,4 +1,4 @@
-"""Say in one table what a run goes on with: what was restored, what differs, what will not be exact. Changes nothing."""
+"""Say in one table what a run goes on with: what was restored, what differs, what is not exact. Changes nothing."""
 
 from __future__ import annotations
 
@@ -54,9 +54,10 @@ class Report:
     def text(self) -> str:
         """The whole as aligned lines."""
         head, rows = self.head(), self.rows()
-        lines = [f"{word:<13}{text}" for word, text in head]
+        lines = [f"{word:<14}{text}" for word, text in head]
         if rows:
             widths = [max(map(len, column)) for column in zip(_HEADINGS, *rows, strict=True)]
+            widths[0] = max(12, widths[0])
             table = [
                 _GAP.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
                 for row in (_HEADINGS, *rows)
@@ -70,7 +71,7 @@ class Report:
         if alone and sys.stderr.isatty():
             self._print()
         else:
-            logger.info("the run goes on\n%s", self.text())
+            logger.info("what the run goes on with:\n%s", self.text())
 
     def _print(self) -> None:
         from rich.console import Console

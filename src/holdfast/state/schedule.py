@@ -27,7 +27,7 @@ def rescale(optimizers: Sequence[Any], schedulers: Sequence[Any], before: Any, a
         after: Those that it is to be made with.
     """
     for optimizer, old, new in zip(optimizers, before, after, strict=True):
-        for group, a, b in zip(optimizer.param_groups, old, new, strict=True):
+        for group, a, b in zip(optimizer.param_groups, old, new, strict=False):  # callbacks may have added some
             for name in _RATES:
                 if name in group:
                     _set(group, name, _scaled(group[name], a, b))
@@ -61,7 +61,7 @@ def set_settings(optimizers: Sequence[Any], before: Any, after: Any) -> None:
         after: The settings of the code.
     """
     for optimizer, old, new in zip(optimizers, before, after, strict=True):
-        for group, a, b in zip(optimizer.param_groups, old["groups"], new["groups"], strict=True):
+        for group, a, b in zip(optimizer.param_groups, old["groups"], new["groups"], strict=False):
             for name, value in b.items():
                 if a.get(name) != value:
                     _set(group, name, tuple(value) if isinstance(group.get(name), tuple) else value)
@@ -102,7 +102,7 @@ class Schedule:
 
     def replay(self, steps: int) -> None:
         """Step as often as the run has: what comes is what would come if it had always been this one."""
-        for group, own in zip(getattr(self._scheduler.optimizer, "param_groups", ()), self._groups, strict=True):
+        for group, own in zip(getattr(self._scheduler.optimizer, "param_groups", ()), self._groups, strict=False):
             for name, value in own.items():
                 _set(group, name, value)
         with warnings.catch_warnings():

@@ -44,7 +44,7 @@ class Job:
             why = "there is no scontrol here"
         else:
             try:
-                done = subprocess.run(
+                done = subprocess.run(  # noqa: S603 # fixed words and a number
                     [scontrol, "requeue", self.id], capture_output=True, text=True, timeout=_PATIENCE, check=False
                 )
                 if done.returncode == 0:
@@ -84,8 +84,8 @@ class SLURMEnvironment:
     Without one it behaves as with ``SLURMEnvironment()``.
 
     Args:
-        auto_requeue: Whether the requeue signal asks Slurm to start the job again, and a job that was started again goes
-            on from what it had saved, whatever ``ckpt_path`` says.
+        auto_requeue: Whether the requeue signal asks Slurm to start the job again, and a job that was started again
+            goes on from what it had saved, whatever ``ckpt_path`` says.
         requeue_signal: The signal that asks for it; None is SIGUSR1, which ``#SBATCH --signal=SIGUSR1@90`` sends.
     """
 

@@ -219,6 +219,14 @@ class FolderStore(Store, Protocol):
         """
         ...
 
+    def exchange_folder(self, temporary: str, name: str) -> None:
+        """Make a folder of durable objects visible as ``name``, in place of the folder of that name, which goes.
+
+        At every moment one of them has the name. Raises ``StoreError`` with ``errno.ENOSYS`` where that cannot be had;
+        nothing is changed then.
+        """
+        ...
+
     def point(self, source: str, name: str, *, replace: bool) -> None:
         """Give the folder ``source`` a second name, durably; ``replace`` as in ``link``, but no folder is replaced."""
         ...

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import secrets
 import shutil
 import threading
 
@@ -11,6 +13,9 @@ from holdfast.store import files
 from holdfast.store.base import LINKER, REMOVER, Entry, temporary_name
 from holdfast.store.failures import acceptable, checked_name, reported
 from holdfast.store.listing import walk
+
+
+_HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux's renameat2
 
 
 class LocalFolders:
@@ -40,6 +45,13 @@ class LocalFolders:
         with reported("publish", path):
             _place(self._path("publish", temporary), path)
 
+    def exchange_folder(self, temporary: str, name: str) -> None:
+        """Exchange a folder of durable files with the one called ``name``, which is removed then."""
+        path = self._path("publish", name)
+        with reported("publish", path):
+            _exchange(self._path("publish", temporary), path)
+        self.remove_folder(temporary)
+
     def point(self, source: str, name: str, *, replace: bool) -> None:
         """Make ``name`` a relative symbolic link to the folder ``source``."""
         path = self._path("link", name)
@@ -58,7 +70,8 @@ class LocalFolders:
         """Remove a folder with all that is in it."""
         path = self._path("remove", name)
         with reported("remove", path):
-            _remove(path, os.path.join(self.root, temporary_name(name, REMOVER)))
+            # Several processes may remove one folder: each that moves it aside does so under a name of its own.
+            _remove(path, os.path.join(self.root, temporary_name(f"{name}~{secrets.token_hex(4)}", REMOVER)))
 
     def _path(self, operation: str, name: str) -> str:
         return os.path.join(self.root, checked_name(operation, name))
@@ -71,6 +84,19 @@ def _place(temporary: str, path: str) -> None:
     if os.path.lexists(path):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
     os.rename(temporary, path)
+    files.sync_folder(os.path.dirname(path))
+
+
+def _exchange(temporary: str, path: str) -> None:
+    """Let two folders change names, at once and durably; raises ``ENOSYS`` where the system cannot."""
+    files.sync_folder(temporary)
+    try:
+        call = ctypes.CDLL(None, use_errno=True).renameat2
+    except AttributeError:  # not Linux, or an old C library
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from None
+    if call(_HERE, os.fsencode(temporary), _HERE, os.fsencode(path), _EXCHANGE):
+        code = ctypes.get_errno()
+        raise OSError(errno.ENOSYS if code == errno.EINVAL else code, os.strerror(code))
     files.sync_folder(os.path.dirname(path))
 
 
@@ -95,8 +121,6 @@ def _point(path: str, target: str, temporary: str, *, replace: bool) -> None:
 
 def _remove(path: str, aside: str) -> None:
     """Remove a folder with all that is in it: gone as a whole, durably, before the first file of it goes."""
-    if os.path.lexists(aside):  # left by a process that died here
-        shutil.rmtree(aside)
     try:
         os.rename(path, aside)
     except OSError as error:

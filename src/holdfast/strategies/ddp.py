@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -105,6 +105,8 @@ class Distributed(SingleDevice):
         try:
             dist.all_reduce(value, _OPERATIONS[operation], group=self._reducing)
         except RuntimeError as error:  # torch's own
+            if (failed := self.group.failure()) is not None:
+                raise RankError(failed[1], rank=failed[0], phase="reduce") from error
             raise RankError(
                 f"not all ranks have reduced a value: {str(error).splitlines()[0]}",
                 rank=self.world.rank,
@@ -183,6 +185,15 @@ class DataParallel(Distributed):
         named = {name: p for name, p in module.named_parameters() if p.requires_grad}
         means = averaged(list(named.values()), [p.grad for p in named.values()], self.world.size)
         return {name: mean for name, mean in zip(named, means, strict=True) if mean is not None}
+
+    def load_gradients(self, module: nn.Module, gradients: Mapping[str, torch.Tensor]) -> None:
+        """Put the mean back, on every rank."""
+        if gradients and self.world.rank == 0 and self.world.size > 1:
+            logger.warning(
+                "the checkpoint lies between the batches of one step: each rank goes on with the mean of the "
+                "gradients of all, which is exact up to rounding"
+            )
+        super().load_gradients(module, gradients)
 
     def teardown(self, module: nn.Module) -> None:
         """Take the wrapper away."""

@@ -187,16 +187,16 @@ def order_problems(objects: Mapping[str, Any], groups: Mapping[str, Sequence[Seq
     for name, there in groups.items():
         own = group_names(objects[name], modules) if isinstance(objects[name], torch.optim.Optimizer) else []
         for i, (mine, theirs) in enumerate(zip(own, there, strict=False)):
-            pairs = [(a, b) for a, b in zip(mine, theirs, strict=False) if a and b and _plain(a) != _plain(b)]
+            pairs = [(a, b) for a, b in zip(mine, theirs, strict=False) if a and b and bare_name(a) != bare_name(b)]
             if pairs:
                 a, b = pairs[0]
                 problems.append(f"{name}'s group {i} has {a} here where it has {b} there")
     return problems
 
 
-def _plain(name: str) -> str:
-    """A parameter's name without what wrappers put into it."""
-    return name.replace("_orig_mod.", "").removeprefix("module.")
+def bare_name(name: str) -> str:
+    """The dotted name of a tensor or a submodule without what wrappers put into it: ``_orig_mod`` and ``module``."""
+    return ".".join(part for part in name.split(".") if part not in ("_orig_mod", "module"))
 
 
 def group_names(optimizer: torch.optim.Optimizer, modules: Iterable[torch.nn.Module]) -> list[list[str]]:

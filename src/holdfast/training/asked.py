@@ -41,15 +41,13 @@ class Together:
             raise ConfigError(f"{self._what}: {'; '.join(self._problems)}.")
 
 
-def refuse_what_is_missing(*, plugins: Any, model_registry: Any) -> None:
+def refuse_what_is_missing(*, model_registry: Any) -> None:
     """Arguments that scripts pass and that this version cannot honour.
 
     Raises:
         ConfigError: All of them.
     """
     problems = []
-    if plugins:
-        problems.append(f"plugins={plugins!r}: this version takes none")
     if model_registry is not None:
         problems.append(f"model_registry={model_registry!r}: this version has none")
     if problems:

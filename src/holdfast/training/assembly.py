@@ -24,7 +24,7 @@ from holdfast.training.fit import FitLoop
 from holdfast.training.hooks import Hooks, overrides
 from holdfast.training.metrics import MetricLog, SilentLog, numbers
 from holdfast.training.module import LightningModule
-from holdfast.training.ranks import union
+from holdfast.training.ranks import any_rank, union
 
 if TYPE_CHECKING:
     from holdfast.engine.job import Captured
@@ -170,7 +170,8 @@ class Assembly(Facts):
         if self.config.overfit_batches and kind == "val":
             loaders = [in_sequence(one) for one in loaders]
         loaders = [self._sampled(one, training=False) for one in loaders]
-        found = [limited(one, self.config.limit(kind), what=kind) for one in loaders]
+        shared = self.world_size > 1 and self._samples
+        found = [limited(one, self.config.limit(kind), what=kind, of_ranks=shared) for one in loaders]
         return [self._read(one, f"[Evaluation].{kind}_dataloader_next") for one in found]
 
     def _sampled(self, loader: Any, *, training: bool) -> Any:
@@ -183,7 +184,7 @@ class Assembly(Facts):
         if stage != "predict" and not overrides(self.lightning_module, f"{stage}_step", LightningModule):
             return None
         loaders = self._evaluation_batches(LOADERS[stage], given)
-        if not any(loader.size != 0 for loader in loaders):
+        if not any_rank(self.strategy.group, any(loader.size != 0 for loader in loaders)):
             return None
         return Evaluation(
             stage,
@@ -235,6 +236,9 @@ class Assembly(Facts):
             for callback in self.checkpoint_callbacks
             if not self.config.fast_dev_run
         ]
+        if self.world_size > 1:  # those of rank 0 count: a path with a time in it differs from rank to rank
+            folders = self.strategy.group.broadcast([str(folder) for _, folder in places], phase="folders")
+            places = [(callback, Path(folder)) for (callback, _), folder in zip(places, folders, strict=True)]
         return Saving(
             places,
             on_train_epoch_end=self.config.epoch_end_counts(validates, loop.limits),

@@ -157,6 +157,7 @@ def check(
     checkpoint: str,
     strict: bool,
     groups: Mapping[str, Sequence[Sequence[str]]],
+    what: str = "full",
 ) -> None:
     """Refuse a dictionary that does not fit, before anything is changed.
 
@@ -166,6 +167,7 @@ def check(
         checkpoint: Its path, for the error.
         strict: Whether all keys of the model must be there, and no others.
         groups: Part name of an optimizer to the parameter names of each of its groups, as they were.
+        what: What of the state was saved, for the error.
 
     Raises:
         Incompatible: Everything that is missing, extra or of another shape, in one error.
@@ -190,6 +192,8 @@ def check(
         known = {name: names for name, names in groups.items() if name in optimizers}
         problems += order_problems({"model": parts.module, **optimizers}, known)
     remedy = "Build the model and the optimizers as they were, or take only the weights: load_from_checkpoint()."
+    if what.startswith("full ("):
+        remedy = f"A part of the state was left out ({what}): strict_loading = False in the module goes on without it."
     require_none(problems, checkpoint=checkpoint, remedy=remedy)
 
 
@@ -246,7 +250,7 @@ def _give_back(states: dict[str, Any], callbacks: Sequence[Callback]) -> None:
 
 
 def states_by_key(callbacks: Sequence[Callback]) -> list[tuple[str, Callback]]:
-    """Callbacks by their keys; of several with one key, all but the first have a number, so that none loses its state."""
+    """Callbacks by their keys; of several with one key, all but the first have a number, so that none is lost."""
     seen: dict[str, int] = {}
     found = []
     for callback in callbacks:

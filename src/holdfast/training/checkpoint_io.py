@@ -108,7 +108,7 @@ class AsyncCheckpointIO(CheckpointIO):
         self.checkpoint_io = checkpoint_io
 
 
-def chosen(plugins: Any) -> CheckpointIO | None:
+def writer_of(plugins: Any) -> CheckpointIO | None:
     """The user's own way to write checkpoints among ``plugins``; None where Holdfast's is what they ask for.
 
     Raises:

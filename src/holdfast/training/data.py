@@ -88,8 +88,10 @@ def _datamodule_base() -> type:
     return LightningDataModule
 
 
-def limited(loader: Any, limit: float | int, *, what: str) -> Batches:
+def limited(loader: Any, limit: float | int, *, what: str, of_ranks: bool = False) -> Batches:
     """A loader and its limit: a number of batches (int), or a share of them (float up to 1.0).
+
+    With ``of_ranks`` it is a rank's share of an evaluation, which may be empty while others have one.
 
     Raises:
         ConfigError: It cannot be iterated, or a share is asked of a loader without a length.
@@ -98,7 +100,7 @@ def limited(loader: Any, limit: float | int, *, what: str) -> Batches:
     if isinstance(loader, (str, bytes)) or not (isinstance(loader, Iterable) or hasattr(loader, "__getitem__")):
         raise ConfigError(f"The {what} dataloader is a {type(loader).__name__}, which cannot be iterated.")
     size = length(loader)
-    if size == 0 and limit != 0:
+    if size == 0 and limit != 0 and not of_ranks:
         raise ConfigError(f"The {what} dataloader is empty.", remedy=f"Set limit_{what}_batches=0 to do without it.")
     if isinstance(limit, bool) or limit < 0 or (isinstance(limit, float) and limit > 1):
         raise ConfigError(f"The limit of {what} batches is a whole number or a share of 0.0 to 1.0, not {limit!r}.")
@@ -113,7 +115,7 @@ def limited(loader: Any, limit: float | int, *, what: str) -> Batches:
             f"{limit:g} of the {what} batches was asked for, and the loader has no length.",
             remedy="Give a number of batches.",
         )
-    if limit > 0 and int(size * limit) == 0:
+    if limit > 0 and int(size * limit) == 0 and not of_ranks:
         raise ConfigError(f"{limit:g} of {size} {what} batches is none at all.", remedy="Raise the limit.")
     return Batches(loader, int(size * limit))
 

@@ -45,9 +45,11 @@ class Brought:
         epoch: ``current_epoch``.
         step: ``global_step``.
         loop: Where the fit has ended, and what its loop remembers.
-        callbacks: The callbacks' states by their keys.
+        callbacks: The callbacks' states by their keys, those that save excepted.
         metrics: ``callback_metrics``, ``logged_metrics`` and ``progress_bar_metrics``.
         runs: The run that was written in each folder.
+        folders: Where each of those saves, in their order.
+        versions: That of each logger; None where it has none.
     """
 
     weights: dict[str, Any]
@@ -57,6 +59,8 @@ class Brought:
     callbacks: dict[str, Any]
     metrics: tuple[dict[str, Any], dict[str, Any], dict[str, Any]]
     runs: dict[str, RunRef]
+    folders: list[str | None]
+    versions: list[int | str | None]
 
 
 class Facts(Settings):

@@ -9,7 +9,7 @@ import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args
 
 import torch
 
@@ -20,7 +20,7 @@ from holdfast.catalog.manifest import Manifest
 from holdfast.engine.directory import Checkpoint, opened
 from holdfast.engine.reader import CheckpointFile
 from holdfast.engine.statetree import dotted
-from holdfast.errors import Corrupt, Foreign, Incompatible
+from holdfast.errors import ConfigError, Corrupt, Foreign, Incompatible
 from holdfast.formats import foreign, migrations
 from holdfast.formats.everyday import Unknown
 from holdfast.log import logger
@@ -30,7 +30,7 @@ from holdfast.training.hparams import HyperparametersMixin
 from holdfast.training.hparams_file import read_hparams
 from holdfast.training.opening import Readable, Source, readable, sharded_at
 from holdfast.training.placement import MapLocation, Placement, placement
-from holdfast.training.weights import load_weights
+from holdfast.training.weights import OnMismatch, load_weights
 
 T = TypeVar("T")
 
@@ -63,6 +63,7 @@ def load_module(
     hparams_file: str | os.PathLike[str] | None = None,
     strict: bool | None = None,
     weights_only: bool | None = None,
+    on_mismatch: OnMismatch = "raise",
     kwargs: Mapping[str, Any] | None = None,
 ) -> T:
     """Build a ``LightningModule`` with the hyperparameters and weights of a checkpoint.
@@ -78,6 +79,8 @@ def load_module(
         hparams_file: Hyperparameters to use instead of the checkpoint's, a .yaml or .csv file.
         strict: Whether all keys must match; by default what the module's ``strict_loading`` says.
         weights_only: False gives back values that are not plain too, by pickle, which runs code in the file.
+        on_mismatch: ``"skip"`` leaves tensors of another shape, such as a new head's, as ``__init__`` has made them,
+            and lists them in the log; ``"raise"`` refuses the checkpoint.
         kwargs: Arguments of ``__init__``, over those of the checkpoint.
 
     Raises:
@@ -85,8 +88,10 @@ def load_module(
         Corrupt: It is damaged.
         Foreign: It is not ours, and the safe loader cannot read it.
         Incompatible: It does not fit the class, or this machine lacks the device.
-        ConfigError: ``hparams_file`` cannot be read, or ``map_location`` is of no known form.
+        ConfigError: ``hparams_file`` cannot be read, or ``map_location`` or ``on_mismatch`` is of no known form.
     """
+    if on_mismatch not in get_args(OnMismatch):
+        raise ConfigError(f"on_mismatch is 'raise' or 'skip', not {on_mismatch!r:.80}.")
     # Not at the top: the module's own file imports from here.
     from holdfast.training.module import LightningModule
 
@@ -102,7 +107,8 @@ def load_module(
     state = _weights(read)
     if strict is None:
         strict = getattr(module, "strict_loading", True)
-    load_weights(module, state, strict=strict, checkpoint=read.path, remedy=_remedy(read) if strict else "")
+    remedy = _remedy(read) if strict else ""
+    load_weights(module, state, strict=strict, checkpoint=read.path, remedy=remedy, on_mismatch=on_mismatch)
     device = next((value.device for value in state.values() if isinstance(value, torch.Tensor)), None)
     return cast(T, module if device is None else module.to(device))
 

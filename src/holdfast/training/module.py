@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -295,6 +295,7 @@ class LightningModule(HyperparametersMixin, ModuleHooks, nn.Module):
         hparams_file: Any = None,
         strict: bool | None = None,
         weights_only: bool | None = None,
+        on_mismatch: Literal["raise", "skip"] = "raise",
         **kwargs: Any,
     ) -> Any:
         """Build the module with the hyperparameters and the weights of a checkpoint.
@@ -305,6 +306,8 @@ class LightningModule(HyperparametersMixin, ModuleHooks, nn.Module):
             hparams_file: Hyperparameters for a checkpoint without any (.yaml or .csv).
             strict: Whether all keys must match; ``strict_loading`` of the module by default.
             weights_only: False opens a foreign file with pickle, which may run code in it.
+            on_mismatch: ``"skip"`` leaves tensors of another shape, such as a new head's, as ``__init__`` has made
+                them, and lists them in the log; ``"raise"`` refuses the checkpoint.
             kwargs: Arguments of ``__init__``, over those of the checkpoint.
 
         Raises:
@@ -319,6 +322,7 @@ class LightningModule(HyperparametersMixin, ModuleHooks, nn.Module):
             hparams_file=hparams_file,
             strict=strict,
             weights_only=weights_only,
+            on_mismatch=on_mismatch,
             kwargs=kwargs,
         )
 

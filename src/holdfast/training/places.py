@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ from holdfast.policy.what import full
 from holdfast.policy.when import never
 from holdfast.policy.where import COUNTERS, Where
 from holdfast.policy.which import last, nothing
+from holdfast.store import LocalStore
 
 FINAL = Policy("final", never(), last(1))
 """What a fit leaves that has saved nothing else."""
@@ -124,11 +126,19 @@ class Place:
         self._clocks: dict[float, float] = {}
         self._first_sequence = 0
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What goes to a rank that is started from here: it opens the folder itself, and no save is under way."""
+        return {**vars(self), "folder": None, "engine": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.folder = Folder(LocalStore(self.root))
+
     # Putting together
 
     def add(self, callback: ModelCheckpoint, on_train_epoch_end: bool) -> None:
         """One more callback; its policies are called after what it ranks by, whatever else is there."""
-        callback.attach(FolderView(self.root, lambda: self._callbacks[callback], self.records))
+        callback.attach(FolderView(self.root, partial(self.policies_of, callback), self.records))
         names = self._names([*self._callbacks, callback])
         self._callbacks = {c: c.policies(name, on_train_epoch_end=on_train_epoch_end) for c, name in names.items()}
 
@@ -285,3 +295,18 @@ class Place:
 
 def _name(callback: ModelCheckpoint) -> str:
     return " ".join(filter(None, (type(callback).__name__, callback.monitor)))
+
+
+def looked_at(callbacks: Iterable[tuple[ModelCheckpoint, str | None]], runs: Mapping[str, RunRef]) -> None:
+    """Let callbacks see what was saved for them by other processes, which have ended.
+
+    Args:
+        callbacks: Each with its folder; None for one that has saved nothing.
+        runs: The run that was written in each folder.
+    """
+    places: dict[str, Place] = {}
+    for callback, root in callbacks:
+        if root is not None and root in runs:
+            place = places.setdefault(root, Place(Folder(LocalStore(root))))
+            place.run = runs[root]
+            place.add(callback, True)

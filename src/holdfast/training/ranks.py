@@ -38,6 +38,14 @@ def union(group: Group, own: list[list[Any]]) -> list[list[Any]]:
     return [json.loads(text) for text in known]
 
 
+def any_rank(group: Group, own: bool) -> bool:
+    """Whether it is so on any rank, on every rank."""
+    if group.size == 1:
+        return own
+    answer: bool = group.broadcast(any(group.gather(own, phase="setup")), phase="setup")
+    return answer
+
+
 def own_part(own: dict[str, Any], *, rank: int, size: int) -> dict[str, Any]:
     """What this rank held, of all that a checkpoint holds of the ranks.
 

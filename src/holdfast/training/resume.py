@@ -24,12 +24,14 @@ from holdfast.policy.what import What
 from holdfast.state import random
 from holdfast.store import LocalStore, Sink
 from holdfast.store.urls import is_url
+from holdfast.strategies.base import TrainingStrategy
 from holdfast.training.checkpoint import OWN
 from holdfast.training.checkpoint_io import CheckpointIO
 from holdfast.training.loading import read_foreign
 from holdfast.training.opening import Readable, readable
 from holdfast.training.ranks import own_part, ranks_of
 from holdfast.training.taken_over import rank_beside
+from holdfast.training.weights import load_weights, under_own_names
 
 
 @dataclass(frozen=True)
@@ -290,16 +292,33 @@ def save_alone(
         ) from error
 
 
-def require_weights(opened: Opened) -> Mapping[str, Any]:
-    """The weights of a checkpoint.
+def load_model(opened: Opened, module: Any, strategy: TrainingStrategy) -> None:
+    """Put the weights of a checkpoint, and nothing else of it, into a module that is to be evaluated.
 
     Raises:
-        Incompatible: It holds none.
+        Incompatible: It holds none, or they do not fit.
     """
-    if "state_dict" not in opened.state:
+    weights = opened.state.get("state_dict")
+    if not isinstance(weights, Mapping):
         raise Incompatible("holds no model.", checkpoint=opened.path)
-    weights: Mapping[str, Any] = opened.state["state_dict"]
-    return weights
+    strict = module.strict_loading
+    remedy = "Build the module as when it was saved, or load what fits: strict_loading = False in the module."
+    load_weights(
+        module, weights, strict=strict, checkpoint=opened.path, remedy=remedy if strict else "",
+        load=strategy.load_module,
+    )  # fmt: skip
+
+
+def take_own_names(opened: Opened, module: Any) -> None:
+    """Bring the weights of a checkpoint, if it has any, under the module's own keys, which wrappers may have changed.
+
+    Raises:
+        Incompatible: The module's ``strict_loading`` is False, and not even a partial load is possible.
+    """
+    weights = opened.state.get("state_dict")
+    if isinstance(weights, Mapping):
+        strict = module.strict_loading
+        opened.state["state_dict"] = under_own_names(module, weights, strict=strict, checkpoint=opened.path)
 
 
 def _listing(folder: Folder) -> Listing | None:

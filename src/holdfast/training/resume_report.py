@@ -26,14 +26,19 @@ _LOADER = ("batch_size", "dataset", "sampler")
 
 
 def taken(
-    optimizers: Sequence[Any], schedulers: Sequence[SchedulerConfig], loader: Any, strategy: TrainingStrategy, accumulate: int
+    optimizers: Sequence[Any],
+    schedulers: Sequence[SchedulerConfig],
+    loader: Any,
+    strategy: TrainingStrategy,
+    accumulate: int,
 ) -> dict[str, Any]:
     """The fingerprint of a fit, before any state is put in."""
     size = strategy.world.size
     return {
         **fingerprint.of_optimizers(optimizers),
         "scheduler": [
-            {**fingerprint.of_scheduler(c.scheduler), "interval": c.interval, "frequency": c.frequency} for c in schedulers
+            {**fingerprint.of_scheduler(c.scheduler), "interval": c.interval, "frequency": c.frequency}
+            for c in schedulers
         ],
         **_of_loader(loader, size),
         "accumulate_grad_batches": accumulate,
@@ -152,8 +157,9 @@ def _held(root: Mapping[str, Any], parts: Parts) -> tuple[list[str], list[str]]:
     datamodule = parts.datamodule
     if datamodule is not None and type(datamodule).__qualname__ in root:
         restored.append("datamodule")
+    scaled = parts.strategy.precision.scaler is not None
     for held, name in (
-        (bool(root.get("MixedPrecision")) or None if parts.strategy.precision.scaler is None else "MixedPrecision" in root, "scaler"),
+        ("MixedPrecision" in root if scaled else None, "scaler"),
         (bool(own.get("gradients")) or None, "half-accumulated gradients"),
         ("data" in own.get("loop", {}), "place in the data"),
         ("random" in own, "random state"),

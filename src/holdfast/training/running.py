@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from holdfast.catalog import resolve
+from holdfast.callbacks.model_checkpoint import ModelCheckpoint
 from holdfast.errors import ConfigError, NotFound
 from holdfast.log import logger
 from holdfast.policy.values import Progress, Record
@@ -21,6 +21,7 @@ from holdfast.training.asked import check_optimizers
 from holdfast.training.assembly import LOADERS, Assembly
 from holdfast.training.checkpoint import Parts, captured, check, dump, restore, targets
 from holdfast.training.datamodule import LightningDataModule
+from holdfast.training.defaults import version_of
 from holdfast.training.evaluate import Evaluation, Stage
 from holdfast.training.facts import Brought
 from holdfast.training.fit import FitLoop
@@ -74,24 +75,35 @@ class Running(Assembly):
 
     def _carried(self) -> Brought:
         """On rank 0, where it is a child of the process that called: what is to come home."""
-        loop = self._running() if self.loop is not None else None
+        from holdfast.loggers.base import Logger
+
+        before = {} if self._brought is None else self._brought.runs  # of a fit whose ranks have ended
         return Brought(
             weights=self.lightning_module.state_dict(),
             epoch=self.current_epoch,
             step=self.global_step,
-            loop=None if loop is None else (loop.progress, loop.state_dict()),
-            callbacks={c.state_key: c.state_dict() for c in self.callbacks},
+            loop=self._before(),
+            callbacks={c.state_key: c.state_dict() for c in self.callbacks if not isinstance(c, ModelCheckpoint)},
             metrics=(self.callback_metrics, self.logged_metrics, self.progress_bar_metrics),
-            runs={} if self.saving is None else self.saving.runs(),
+            runs=before if self.saving is None else self.saving.runs(),
+            folders=[callback.dirpath for callback in self.checkpoint_callbacks],
+            versions=[version_of(one) if isinstance(one, Logger) else None for one in self.loggers],
         )
 
     def _take(self, brought: Brought) -> None:
         """Here, in the process that called: go on as if all had run in it."""
+        from holdfast.loggers.base import Logger
+        from holdfast.training.places import looked_at
+
         self.lightning_module.load_state_dict(brought.weights)
         self._brought = brought
         for callback in self.callbacks:
             if state := brought.callbacks.get(callback.state_key):
                 callback.load_state_dict(state)
+        looked_at(zip(self.checkpoint_callbacks, brought.folders, strict=False), brought.runs)
+        for one, version in zip(self.loggers, brought.versions, strict=True):
+            if isinstance(one, Logger) and version is not None:
+                one.go_on_in(version)
         held = (self.metric_log.callback, self.metric_log.logged, self.metric_log.progress_bar)
         for mine, theirs in zip(held, brought.metrics, strict=True):
             mine.update(theirs)
@@ -118,8 +130,9 @@ class Running(Assembly):
         check_optimizers(self.optimizers, automatic=model.automatic_optimization, scaled=scaled)
         self.strategy.stepping = False  # whatever became of the fit before
         self.fingerprint = resume_report.taken(
-            self.optimizers, self.lr_scheduler_configs, batches.loader, self.strategy, self.config.accumulate_grad_batches
-        )
+            self.optimizers, self.lr_scheduler_configs, batches.loader, self.strategy,
+            self.config.accumulate_grad_batches,
+        )  # fmt: skip
         self._share(evaluation)
         with Signals(self.slurm.signals()) as signals:
             self._signals = signals
@@ -130,7 +143,7 @@ class Running(Assembly):
             loop.reload = self._reloading(train_dataloaders, val_dataloaders)
             near = self._near(ckpt_path)  # before callbacks that nobody placed are given the folder of this fit
             self.saving = saving = self._saving(loop, signals, validates=evaluation is not None, capture=self._capture)
-            resumed = self._resume(ckpt_path, weights_only, loop, near, resolve.whole if own is None else own.holds)
+            resumed = self._resume(ckpt_path, weights_only, loop, near, own)
             saving.prepare()
             saving.begin(
                 resumed.record if resumed else None,
@@ -279,6 +292,7 @@ class Running(Assembly):
         else:
             self._prediction = evaluation
         if ckpt_path is not None:
+            from holdfast.catalog import resolve
             from holdfast.training import resume
 
             near = self._near("last" if ckpt_path == "auto" else ckpt_path)
@@ -286,7 +300,7 @@ class Running(Assembly):
             if opened is None:
                 raise NotFound("does not exist: nothing of what was saved verifies.", checkpoint=str(ckpt_path))
             self.hooks.call_all(self.hooks.of_module("on_load_checkpoint"), "on_load_checkpoint", opened.state)
-            self.strategy.load_module(model, resume.require_weights(opened), strict=model.strict_loading)
+            resume.load_model(opened, model, self.strategy)
         return evaluation
 
     def _own_of_job(self, ckpt_path: Any) -> finding.Own | None:
@@ -393,22 +407,30 @@ class Running(Assembly):
         return captured(made, parts, divided=divided)
 
     def _resume(
-        self, ckpt_path: Any, weights_only: bool | None, loop: FitLoop, near: list[Path], holds: Callable[[Record], bool]
+        self,
+        ckpt_path: Any,
+        weights_only: bool | None,
+        loop: FitLoop,
+        near: list[Path],
+        own: finding.Own | None,
     ) -> resume.Resumed | None:
         """Read, let hooks edit, check all, then put it back; the random state is for the loop to put back last."""
         if ckpt_path is None:
             return None
+        from holdfast.catalog import resolve
         from holdfast.training import resume
 
-        opened = self._opened(ckpt_path, near, weights_only, holds)
+        opened = self._opened(ckpt_path, near, weights_only, resolve.whole if own is None else own.holds)
         if opened is None:
             return None
         self.hooks.call("on_load_checkpoint", opened.state)
+        resume.take_own_names(opened, self.lightning_module)
         parts, strict = self._parts(), self.lightning_module.strict_loading
         compared = resume_report.Comparison(
             opened.state, self.fingerprint, self.lr_scheduler_configs, self.on_resume, checkpoint=opened.path
         )
-        check(opened.state, parts, checkpoint=opened.path, strict=strict, groups=opened.manifest.groups)
+        held = opened.manifest
+        check(opened.state, parts, checkpoint=opened.path, strict=strict, groups=held.groups, what=held.what)
         restore(compared.state_to_restore(), parts, strict=strict)
         progress, state, resumed = resume.going_on(opened, rank=self.global_rank, size=self.world_size)
         compared.apply(self.optimizers, progress)

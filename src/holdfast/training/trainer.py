@@ -63,7 +63,8 @@ class Trainer(Running):
         detect_anomaly: Let autograd look for the operation that made a NaN; slow.
         barebones: Switch off whatever is not training: logs, checkpoints, bar, summary, sanity check, ``log``.
         enable_autolog_hparams: Whether loggers get the hyperparameters.
-        plugins: A ``SLURMEnvironment``: docs/preemption.md.
+        plugins: A ``SLURMEnvironment``: docs/preemption.md; a ``CheckpointIO`` that writes the checkpoints:
+            docs/migrating.md.
         on_resume: What to take where the code differs from the checkpoint: ``{"lr": "restore"}`` for the checkpoint's,
             ``"new"`` for the code's (the default), ``"refuse"`` for an error: docs/resume.md.
         fast_dev_run: Run so many batches of everything once, and save nothing.
@@ -156,8 +157,14 @@ class Trainer(Running):
             detect_anomaly=detect_anomaly,
             barebones=barebones,
         )
-        self.slurm, others = together.make(SLURMEnvironment.among, plugins) or (SLURMEnvironment(), [])
-        together.make(refuse_what_is_missing, plugins=others, model_registry=model_registry)
+        slurm = together.make(SLURMEnvironment.among, plugins)
+        if together.clean:
+            self.slurm, plugins = slurm
+        if plugins:
+            from holdfast.training.checkpoint_io import writer_of
+
+            self.checkpoint_io = together.make(writer_of, plugins)
+        together.make(refuse_what_is_missing, model_registry=model_registry)
         self.on_resume = together.make(check_choices, on_resume)
         self.strategy = together.make(
             chosen, strategy, accelerator=accelerator, devices=devices, num_nodes=num_nodes,
@@ -324,8 +331,15 @@ class Trainer(Running):
             partial(self._predicted, model, dataloaders, datamodule, ckpt_path, keep, weights_only),
         )
 
-    def save_checkpoint(self, filepath: str | os.PathLike[str], weights_only: bool = False) -> None:
+    def save_checkpoint(
+        self, filepath: str | os.PathLike[str], weights_only: bool = False, storage_options: Any = None
+    ) -> None:
         """Save the state as it is now, to that file alone; returns when it is durable. Every rank calls it.
+
+        Args:
+            filepath: The file.
+            weights_only: Whether to leave out what only resuming needs.
+            storage_options: For a ``CheckpointIO`` of your own: it is handed on.
 
         Raises:
             ConfigError: There is no module yet.
@@ -334,6 +348,8 @@ class Trainer(Running):
         """
         if self._module is None or self.loop is None:
             raise ConfigError("There is nothing to save yet.", remedy="Call fit() first.")
+        if storage_options is not None and self.checkpoint_io is None:
+            raise ConfigError("storage_options= are for a CheckpointIO of your own, and this Trainer has none.")
         from holdfast.training import finding, resume
 
         what, loop = weights_only_what if weights_only else full, self.loop
@@ -347,7 +363,10 @@ class Trainer(Running):
 
             alone.save_folder(captured, what, loop.progress, metrics, Path(filepath), identity=identity, group=group)
             return
-        save = partial(resume.save_alone, captured, what, loop.progress, metrics, Path(filepath), identity=identity)
+        save = partial(
+            resume.save_alone, captured, what, loop.progress, metrics, Path(filepath), identity=identity,
+            io=self.checkpoint_io, storage_options=storage_options,
+        )  # fmt: skip
         finding.agreed(group, save, phase="save_checkpoint()")
 
     def fence(self) -> None:

@@ -5,16 +5,11 @@ Cases run in turn, several rounds of them, and each shows its best round.
 
 from __future__ import annotations
 
-import sys
 import time
-from pathlib import Path
 
-# Its name is that of a standard module, which torch wants to import.
-sys.path = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).resolve().parent]
+import torch
 
-import torch  # noqa: E402 - see above
-
-from holdfast.training.metrics import MetricLog  # noqa: E402
+from holdfast.training.metrics import MetricLog
 
 CALLS, ROUNDS = 5_000, 7
 

@@ -1,0 +1,40 @@
+"""Ranks that see or were told different things do one thing all the same: rank 0's."""
+
+from __future__ import annotations
+
+
+def test_the_folder_of_rank_0_counts_for_all(ranks, tmp_path):
+    """Where a path has the time in it: one folder is made, all ranks find what is in it, and go on from it."""
+    zero, one = (rank.value for rank in ranks.run("together:folders", str(tmp_path), 2, size=2))
+    assert zero == one
+    assert zero["dirpath"] == str(tmp_path / "rank-0")
+    assert zero["best"].startswith(f"{tmp_path}/rank-0/")
+    assert zero["there"] == ["rank-0"]
+    assert zero["step"] == 12
+
+
+def test_a_save_by_path_ends_alike_on_all_ranks(ranks, tmp_path):
+    """One file, by rank 0; where it fails, it fails on all with rank 0's words, and the next one works."""
+    zero, one = (rank.value for rank in ranks.run("together:by_hand", str(tmp_path), 2, size=2))
+    assert zero["good"] == zero["after"] == one["good"] == one["after"] == "saved"
+    assert zero["folder"].startswith("SaveFailed: ")
+    assert one["folder"].startswith("RankError: rank 0, save_checkpoint(): ")
+    assert "there is a folder of that name" in zero["folder"]
+    assert "there is a folder of that name" in one["folder"]
+
+
+def test_a_rank_that_sees_a_file_later_waits_for_that_very_file(ranks, tmp_path):
+    """It sees nothing, or an older one of that name, for a second: by the id it knows, and it goes on with the others."""
+    for sees in ("nothing", "another"):
+        (tmp_path / sees).mkdir()
+        ended = ranks.run("together:stale", str(tmp_path / sees), 2, sees, size=2)
+        assert [rank.value for rank in ended] == [12, 12]
+
+
+def test_a_rank_that_never_sees_a_file_says_so(ranks, tmp_path):
+    """Within its deadline, and all end."""
+    ended = ranks.run("together:stale", str(tmp_path), 2, "nothing for ever", size=2)
+    zero, one = (rank.value for rank in ended)
+    assert one.startswith("NotFound: checkpoint ")
+    assert "(rank 1) that rank 0 reads is not to be read here within 1 s" in one
+    assert "rank 1" in zero
