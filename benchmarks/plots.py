@@ -1,6 +1,6 @@
 """Draw the last results as PNG; needs matplotlib and nothing of ours, so it runs in the peers' environment.
 
-    python benchmarks/plots.py FOLDER
+python benchmarks/plots.py FOLDER
 """
 
 from __future__ import annotations

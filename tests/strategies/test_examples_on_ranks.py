@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import torch
 
 EXAMPLES = Path(__file__).parents[1] / "training" / "seed_examples"
 
 
-@pytest.mark.parametrize("example", ["ddp_strategy", "ddp_accelerator"])
-def test_the_example_of_several_processes_writes_one_checkpoint(example, ranks, tmp_path):
+def test_the_examples_of_several_processes_write_one_checkpoint(ranks, tmp_path):
     """On two ranks, as a launcher starts them; with ``strategy="ddp"`` and its older spelling."""
-    ranks.run("scripts:run_script", str(EXAMPLES / f"{example}.py"), str(tmp_path), size=2)
-    files = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.ckpt"))
-    assert files == ["example.ckpt", "lightning_logs/version_0/checkpoints/epoch=2-step=9.ckpt"]
-    assert torch.load(tmp_path / "example.ckpt", weights_only=True)["global_step"] == 9
+    examples = [path.stem for path in sorted(EXAMPLES.glob("ddp_*.py"))]
+    assert examples == ["ddp_accelerator", "ddp_strategy"]
+    for example in examples:
+        (tmp_path / example).mkdir()
+    ranks.run("scripts:run_each", str(EXAMPLES), str(tmp_path), *examples, size=2)
+    for example in examples:
+        home = tmp_path / example
+        files = sorted(path.relative_to(home).as_posix() for path in home.rglob("*.ckpt"))
+        assert files == ["example.ckpt", "lightning_logs/version_0/checkpoints/epoch=2-step=9.ckpt"]
+        assert torch.load(home / "example.ckpt", weights_only=True)["global_step"] == 9

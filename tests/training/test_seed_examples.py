@@ -41,7 +41,6 @@ FILES = {
         "batches/epoch=1-step=6.ckpt",
         "batches/epoch=2-step=12.ckpt",
         "epochs/epoch=1-step=10.ckpt",
-        "hours/epoch=2-step=15.ckpt",
     ],
     "api_template": [],
     "saving_root": ["your/path/to/save/checkpoints/lightning_logs/version_0/checkpoints/epoch=2-step=15.ckpt"],
@@ -65,12 +64,24 @@ def test_every_example_is_here():
     assert alone - {"small"} == set(FILES)
 
 
-@pytest.mark.parametrize("example", FILES)
-def test_the_example_runs_and_its_files_are_there(example, server, tmp_path):
-    """By the names that the page gives, and no others."""
-    with server.start("saving_child:run_script", str(EXAMPLES / f"{example}.py"), str(tmp_path)) as child:
-        printed = child.stdout.read()
+@pytest.fixture(scope="module")
+def ran(server, tmp_path_factory):
+    """The folder in which each example has run, in one of its own."""
+    folder = tmp_path_factory.mktemp("examples")
+    with server.start("scripts_child:run_each", str(EXAMPLES), str(folder), *FILES) as child:
         assert child.wait() == 0
-    assert names(tmp_path) == FILES[example]
-    if example == "best_two":
-        assert printed == f"{tmp_path.resolve() / FILES[example][-1]}\n"
+    return folder
+
+
+PRINTED = {
+    "best_two": "{folder}/my/path/epoch=2-step=15.ckpt\n",
+    "saving_hyperparameters": "0.02\n",
+}
+
+
+@pytest.mark.parametrize("example", FILES)
+def test_the_example_runs_and_its_files_are_there(example, ran):
+    """It prints what the page says, and no traceback; the files have the names that the page gives."""
+    printed = (ran / f"{example}.out").read_text()
+    assert printed == PRINTED.get(example, "").format(folder=(ran / example).resolve())
+    assert names(ran / example) == FILES[example]

@@ -222,7 +222,7 @@ class Draft:
         return f"{self.temporary}/{file}"
 
     def publish(self, name: str, *, replace: bool) -> Entry:
-        """Make it visible as ``name``; fails as ``Sink.publish`` does, and with ``ENOSYS`` where no folder can be replaced.
+        """Make it visible as ``name``; fails as ``Sink.publish`` does, or with ``ENOSYS`` where none can be replaced.
 
         Args:
             name: Its name, which is free, or that of a folder.

@@ -136,6 +136,13 @@ def _own_first(
     return (Where().versioned(Where().name(manifest.progress, manifest.scores()), listing.names), *save.names)
 
 
+def _replaced(folder: Folder, listing: Listing, name: str, going: Collection[str]) -> bool:
+    """Whether a folder has that very name, and goes."""
+    record = listing.by_name(name)
+    gone = record is not None and record.id in going and not record.pinned
+    return gone and directories.is_own_name(folder.store, name)
+
+
 def _first(
     folder: Folder, sink: Sink | Draft, listing: Listing, name: str, *, move: bool, going: Collection[str]
 ) -> Entry:

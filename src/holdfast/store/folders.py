@@ -14,7 +14,6 @@ from holdfast.store.base import LINKER, REMOVER, Entry, temporary_name
 from holdfast.store.failures import acceptable, checked_name, reported
 from holdfast.store.listing import walk
 
-
 _HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux's renameat2
 
 

@@ -1,8 +1,8 @@
 """Save by hand with distributed training (1.5)."""
 
-from small import Small, Trainer  # supplied
-
 import functools  # supplied
+
+from small import Small, Trainer  # supplied
 
 Trainer, hparams, MyLightningModule = functools.partial(Trainer, devices=2), None, Small  # supplied
 

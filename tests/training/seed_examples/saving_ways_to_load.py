@@ -29,9 +29,7 @@ map_location = {"cuda:1": "cuda:0"}
 MyLightningModule.load_from_checkpoint("path/to/checkpoint.ckpt", map_location=map_location)
 
 # or load weights and hyperparameters from separate files.
-separate = MyLightningModule.load_from_checkpoint(
-    "path/to/checkpoint.ckpt", hparams_file="path/to/hparams_file.yaml"
-)
+separate = MyLightningModule.load_from_checkpoint("path/to/checkpoint.ckpt", hparams_file="path/to/hparams_file.yaml")
 assert separate.hparams.num_layers == 7  # supplied
 
 # override some of the params with new values

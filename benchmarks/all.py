@@ -1,0 +1,106 @@
+"""Run every benchmark, the most telling first; print the tables, write JSON and pictures, and fill in the page.
+
+    python benchmarks/all.py [--only stall-300,write] [--rounds 7] [--minutes 60] [--quick] [--no-page]
+
+Raw figures and pictures go to ``benchmarks/results``; ``last.json`` there, which alone is kept in git, holds what
+docs/performance.md shows. A benchmark that is not run leaves its last results and tables as they are. ``--quick`` is a
+trial: tiny sizes, into ``build``, and no page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import reporting
+from measuring import machine
+from rich.console import Console
+from rich.table import Table
+
+HERE = Path(__file__).parent
+PAGE = HERE.parent / "docs" / "performance.md"
+LIGHTNING = "Trainer;Holdfast;burner;Lightning"
+
+
+def commands(asked: argparse.Namespace) -> dict[str, list[str]]:
+    """Each by its name, as script and options; in the order of what they tell."""
+    rounds, peers = f"--rounds={asked.rounds}", f"--peers={asked.peers}"
+    few = f"--rounds={max(1, min(3, asked.rounds))}"
+    small = asked.quick
+    return {
+        "stall-300": ["stall.py", f"--megabytes={10 if small else 300}", rounds, peers],
+        "write": ["write_read.py", f"--mebibytes={16 if small else 1024}", rounds],
+        "memory": ["write_read.py", f"--memory={0.05 if small else 4}"],
+        "aliases": ["aliases.py", f"--megabytes={3 if small else 30}", peers],
+        "stall-1200": ["stall.py", f"--megabytes={20 if small else 1200}", few, peers, f"--arms={LIGHTNING}"],
+        "step_cost": ["step_cost.py", rounds, f"--steps={20 if small else 500}", f"--lightning={asked.peers}"],
+        "import_time": ["import_time.py", rounds],
+        "listing": ["listing.py", *(["--checkpoints=20", "--tensors=4"] if small else [])],
+        "loader_cost": ["loader_cost.py", rounds, *(["--batches=1000"] if small else [])],
+    }
+
+
+def main() -> None:
+    """Run, report."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--only", default="", help="names, comma-separated; all of them otherwise")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--minutes", type=float, default=60, help="after which no further benchmark begins")
+    parser.add_argument("--peers", default=".venv-lightning/bin/python", help="the Python of Lightning and others")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
+    parser.add_argument("--no-page", action="store_true", help="leave last.json and docs/performance.md as they are")
+    asked = parser.parse_args()
+    results = Path("build/quick") if asked.quick else HERE / "results"
+    results.mkdir(parents=True, exist_ok=True)
+    known = commands(asked)
+    wanted = [name for name in asked.only.split(",") if name] or list(known)
+    failed = run({name: known[name] for name in wanted}, results, asked.minutes)
+    tables = reporting.report(reporting.read(results))
+    show(tables)
+    subprocess.run([asked.peers, HERE / "plots.py", results], check=False)
+    if not asked.quick and not asked.no_page:
+        keep(results / "last.json", tables)
+    if failed:
+        raise SystemExit(f"failed, and left as it was before: {', '.join(failed)}")
+
+
+def run(lines: dict[str, list[str]], results: Path, minutes: float) -> list[str]:
+    """One after the other, each into its own file; the names of those that failed."""
+    ends, failed = time.monotonic() + 60 * minutes, []
+    for name, (script, *options) in lines.items():
+        if time.monotonic() > ends:
+            print(f"no time left for {name}")
+            continue
+        print(f"\n== {name}: {script} {' '.join(options)}", flush=True)
+        began = time.monotonic()
+        line = [sys.executable, str(HERE / script), *options, f"--json={results / name}.json"]
+        if subprocess.run(line, check=False).returncode:
+            failed.append(name)
+        print(f"({time.monotonic() - began:.0f} s)", flush=True)
+    return failed
+
+
+def show(tables: dict[str, reporting.Table]) -> None:
+    """All tables in the terminal."""
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    for name, table in tables.items():
+        drawn = Table(*table.head, title=table.caption or name)
+        for row in table.rows:
+            drawn.add_row(*row)
+        console.print(drawn)
+
+
+def keep(last: Path, tables: dict[str, reporting.Table]) -> None:
+    """The last tables, for git and for the page."""
+    made = {name: table._asdict() for name, table in tables.items()}
+    last.write_text(json.dumps({"machine": machine(), "tables": made}, indent=1) + "\n")
+    if PAGE.exists():
+        reporting.fill_in(PAGE, tables)
+
+
+if __name__ == "__main__":
+    main()
