@@ -63,8 +63,8 @@ class Home:
         self.folder = Folder(store(root)) if store is LocalStore else Folder(store())
         self.folder.store.prepare()
         policies = (
-            Policy("rules", every(steps=1), which or last(3)),
-            Policy("last", every(steps=1), last(1), where=Where(None, alias="last")),
+            Policy("rules", every(steps=1, epochs=1), which or last(3)),
+            Policy("last", every(steps=1, epochs=1), last(1), where=Where(None, alias="last")),
         )
         self.lines = []
         self.engine = Engine(
@@ -369,7 +369,7 @@ def test_a_later_save_of_the_same_step_takes_the_place_of_the_folder(tmp_path, e
     home.save(1)
     before = home.folder.scan().records[0].id
     done = Progress(steps=1, batches=1, complete=True)
-    home.engine.consider(Moment(frozenset({Event.BATCH_END, Event.TRAIN_EPOCH_END, Event.FIT_END}), done))
+    home.engine.consider(Moment(frozenset({Event.TRAIN_EPOCH_END}), done))
     home.engine.settle(last=True)
     home.engine.close(clean=True)
     (record,) = home.folder.scan().records
