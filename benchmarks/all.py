@@ -1,10 +1,10 @@
 """Run every benchmark, the most telling first; print the tables, write JSON and pictures, and fill in the page.
 
-    python benchmarks/all.py [--only stall-300,write] [--rounds 7] [--minutes 60] [--quick] [--no-page]
+    python benchmarks/all.py [--only stall-300,write] [--rounds 7] [--minutes 60] [--short] [--quick] [--report]
 
 Raw figures and pictures go to ``benchmarks/results``; ``last.json`` there, which alone is kept in git, holds what
-docs/performance.md shows. A benchmark that is not run leaves its last results and tables as they are. ``--quick`` is a
-trial: tiny sizes, into ``build``, and no page.
+docs/performance.md shows. A benchmark that is not run leaves its last results and tables as they are. ``--short`` takes
+some twelve minutes. ``--quick`` is a trial: tiny sizes, into ``build``, and no page.
 """
 
 from __future__ import annotations
@@ -23,24 +23,45 @@ from rich.table import Table
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "performance.md"
-LIGHTNING = "Trainer;Holdfast;burner;Lightning"
+LIGHTNING = "Trainer;loop;burner;Lightning"
+PEERS = "Trainer;torch;dcp"
 
 
 def commands(asked: argparse.Namespace) -> dict[str, list[str]]:
     """Each by its name, as script and options; in the order of what they tell."""
+    if asked.quick:
+        return whole(asked, {"stall-300": 6, "stall-1200": 12, "write": 16, "memory": 0.05, "aliases": 3}, quick=True)
+    sizes = {"stall-300": 300, "stall-1200": 1200, "write": 1024, "memory": 4, "aliases": 30}
+    return short(asked, sizes) if asked.short else whole(asked, sizes)
+
+
+def whole(asked: argparse.Namespace, size: dict[str, float], *, quick: bool = False) -> dict[str, list[str]]:
+    """Everything there is."""
     rounds, peers = f"--rounds={asked.rounds}", f"--peers={asked.peers}"
-    few = f"--rounds={max(1, min(3, asked.rounds))}"
-    small = asked.quick
     return {
-        "stall-300": ["stall.py", f"--megabytes={10 if small else 300}", rounds, peers],
-        "write": ["write_read.py", f"--mebibytes={16 if small else 1024}", rounds],
-        "memory": ["write_read.py", f"--memory={0.05 if small else 4}"],
-        "aliases": ["aliases.py", f"--megabytes={3 if small else 30}", peers],
-        "stall-1200": ["stall.py", f"--megabytes={20 if small else 1200}", few, peers, f"--arms={LIGHTNING}"],
-        "step_cost": ["step_cost.py", rounds, f"--steps={20 if small else 500}", f"--lightning={asked.peers}"],
+        "stall-300": ["stall.py", f"--megabytes={size['stall-300']}", rounds, peers, "--limit=1200"],
+        "write": ["write_read.py", f"--mebibytes={size['write']}", rounds],
+        "memory": ["write_read.py", f"--memory={size['memory']}"],
+        "aliases": ["aliases.py", f"--megabytes={size['aliases']}", peers],
+        "stall-1200": ["stall.py", f"--megabytes={size['stall-1200']}", rounds, peers, f"--arms={LIGHTNING}"],
+        "step_cost": ["step_cost.py", rounds, f"--steps={20 if quick else 500}", f"--lightning={asked.peers}"],
         "import_time": ["import_time.py", rounds],
-        "listing": ["listing.py", *(["--checkpoints=20", "--tensors=4"] if small else [])],
-        "loader_cost": ["loader_cost.py", rounds, *(["--batches=1000"] if small else [])],
+        "listing": ["listing.py", *(["--checkpoints=20", "--tensors=4"] if quick else [])],
+        "loader_cost": ["loader_cost.py", rounds, *(["--batches=1000"] if quick else [])],
+    }
+
+
+def short(asked: argparse.Namespace, size: dict[str, float]) -> dict[str, list[str]]:
+    """The goals of saving and loading, in some twelve minutes of an idle machine."""
+    peers, big = f"--peers={asked.peers}", f"--megabytes={size['stall-1200']}"
+    three = "--arms=Trainer;burner;Lightning async"
+    return {
+        "stall-300": ["stall.py", "--rounds=7", peers, f"--arms={LIGHTNING}", "--limit=240"],
+        "write": ["write_read.py", f"--mebibytes={size['write']}", "--rounds=5", "--again=0"],
+        "memory": ["write_read.py", f"--memory={size['memory']}"],
+        "aliases": ["aliases.py", f"--megabytes={size['aliases']}", peers],
+        "stall-1200": ["stall.py", big, "--rounds=3", peers, three, "--limit=150"],
+        "stall-300-peers": ["stall.py", "--rounds=3", peers, f"--arms={PEERS}", "--limit=90"],
     }
 
 
@@ -52,12 +73,14 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60, help="after which no further benchmark begins")
     parser.add_argument("--peers", default=".venv-lightning/bin/python", help="the Python of Lightning and others")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
+    parser.add_argument("--short", action="store_true", help="the goals of saving and loading alone, fewer rounds")
+    parser.add_argument("--report", action="store_true", help="run nothing: tables from the results that there are")
     parser.add_argument("--no-page", action="store_true", help="leave last.json and docs/performance.md as they are")
     asked = parser.parse_args()
     results = Path("build/quick") if asked.quick else HERE / "results"
     results.mkdir(parents=True, exist_ok=True)
     known = commands(asked)
-    wanted = [name for name in asked.only.split(",") if name] or list(known)
+    wanted = [] if asked.report else [name for name in asked.only.split(",") if name] or list(known)
     failed = run({name: known[name] for name in wanted}, results, asked.minutes)
     tables = reporting.report(reporting.read(results))
     show(tables)

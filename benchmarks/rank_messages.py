@@ -1,6 +1,6 @@
 """Count what a save of several ranks sends through torch's key-value store, and what it writes; fit a line to it.
 
-    python benchmarks/rank_messages.py [--ranks 2 4 8 16 32] [--saves 4] [--strategies ddp fsdp] [--json FILE]
+    python benchmarks/rank_messages.py [--ranks 2 4 8 16 32] [--saves 4] [--strategies ddp fsdp sharded] [--json FILE]
 
 Each rank is a real process over gloo on this host. A fit of a tiny module saves after each of so many steps; another
 one of as many steps saves once. The difference, divided by the number of saves between them, is what one save takes.
@@ -29,7 +29,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from holdfast import LightningModule, Trainer
 from holdfast.callbacks import ModelCheckpoint
 from holdfast.engine import group as groups
+from holdfast.strategies import FSDPStrategy
 
+STRATEGIES = {"ddp": "ddp", "fsdp": "fsdp", "sharded": FSDPStrategy(state_dict_type="sharded")}
 COUNTED = ("set", "get", "delete_key", "compare_set")
 
 
@@ -82,7 +84,7 @@ def fit(strategy: str, folder: str, steps: int, every: int) -> None:
     """One fit."""
     rows = DataLoader(TensorDataset(torch.zeros(steps * int(os.environ["WORLD_SIZE"]), 8)), batch_size=1)
     Trainer(
-        accelerator="cpu", strategy=strategy, devices="auto", max_epochs=1, logger=False, enable_progress_bar=False,
+        accelerator="cpu", strategy=STRATEGIES[strategy], devices="auto", max_epochs=1, logger=False, enable_progress_bar=False,
         enable_model_summary=False, callbacks=[ModelCheckpoint(folder, every_n_train_steps=every, save_top_k=-1)],
     ).fit(Tiny(), rows)  # fmt: skip
 
@@ -162,7 +164,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4, 8, 16, 32])
     parser.add_argument("--saves", type=int, default=4)
-    parser.add_argument("--strategies", nargs="+", default=["ddp", "fsdp"])
+    parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES), choices=STRATEGIES)
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     everything: dict[str, Any] = {}

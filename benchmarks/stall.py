@@ -1,6 +1,6 @@
 """Measure what a save costs the training that goes on, beside other ways to save. Prints; asserts nothing.
 
-    python benchmarks/stall.py [--megabytes 300] [--rounds 7] [--batch 64] [--arms A,B] [--peers PYTHON] [--json FILE]
+    python benchmarks/stall.py [--megabytes 300] [--rounds 7] [--batch 128] [--arms A,B] [--peers PYTHON] [--json FILE]
 
 Each arm is a process that trains the same network on one core and saves its model and AdamW state in one way; all arms
 are durable and safe from what training changes meanwhile. The parent lets them go in turn, one round at a time: a few
@@ -88,8 +88,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--megabytes", type=float, default=300, help="of model and AdamW state")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=10, help="in a round, four of them before the save")
-    parser.add_argument("--batch", type=int, default=64, help="samples; what makes forward and backward long")
+    parser.add_argument("--steps", type=int, default=8, help="in a round, four of them before the save")
+    parser.add_argument("--batch", type=int, default=128, help="samples; what makes forward and backward long")
     parser.add_argument("--arms", default="", help="comma-separated words; those are measured whose names hold one")
     parser.add_argument("--peers", default=".venv-lightning/bin/python", help="the Python of Lightning and others")
     parser.add_argument("--limit", type=float, default=600, help="seconds after which no further round begins")

@@ -1,6 +1,6 @@
 """Measure a durable save and a verified load beside the raw disk and other formats. Prints; asserts nothing.
 
-    python benchmarks/write_read.py [--mebibytes 1024] [--rounds 7] [--folder .] [--json build/write_read.json]
+    python benchmarks/write_read.py [--mebibytes 1024] [--rounds 7] [--again 1] [--json FILE]
     python benchmarks/write_read.py --memory 4 [--json FILE]
 
 Every save ends when file and folder are synced; old files are removed off the clock. "raw" writes as many random bytes,
@@ -52,6 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--mebibytes", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--again", type=int, default=1, help="how often a series that spreads widely is repeated")
     parser.add_argument("--folder", default="build", help="on the disk that is measured")
     parser.add_argument("--memory", type=float, help="GiB to save while memory is watched; nothing else is measured")
     parser.add_argument("--json", default="build/write_read.json", help="where the raw figures go")
@@ -64,9 +65,10 @@ def main() -> None:
             return
         tensors = state(asked.mebibytes * MIB)
         figures = {"mebibytes": asked.mebibytes, "tensors": len(tensors), "before": machine()}
-        written = interleaved(saves(Path(made), tensors), rounds=asked.rounds, between=os.sync)
+        again = {"rounds": asked.rounds, "again": asked.again}
+        written = interleaved(saves(Path(made), tensors), **again, between=os.sync)
         show(f"durable save of {asked.mebibytes:,} MiB in {len(tensors):,} tensors", written, base="raw")
-        read = interleaved(loads(Path(made), tensors), rounds=asked.rounds)
+        read = interleaved(loads(Path(made), tensors), **again)
         show("load, from the page cache", read, base="torch.load")
     write_json(asked.json, {**figures, "save": written, "load": read})
     print(f"\nraw: {asked.json}")
@@ -179,7 +181,7 @@ def raw(path: Path, tensors: Tensors, buffers: list[memoryview], *, copied: bool
     """Write as many bytes as these, directly, on a thread for each buffer; for ``copied`` with a copy before each."""
     import numpy as np
 
-    size = length(tensors) // CHUNK * CHUNK
+    size = max(CHUNK, length(tensors) // CHUNK * CHUNK)
     source = max(tensors.values(), key=lambda tensor: tensor.nbytes).view(-1).view(torch.uint8).numpy()
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_DIRECT)
     os.posix_fallocate(fd, 0, size)

@@ -67,7 +67,9 @@ class Ranks:
             patience,
         )
 
-    def run(self, target: str, *arguments: object, size: int, patience: float = PATIENCE, ok: bool = True) -> list[Rank]:
+    def run(
+        self, target: str, *arguments: object, size: int, patience: float = PATIENCE, ok: bool = True
+    ) -> list[Rank]:
         """``begin``, and the end of it."""
         return self.begin(target, *arguments, size=size, patience=patience).end(ok=ok)
 

@@ -569,7 +569,7 @@ def test_a_part_that_the_checkpoint_lacks_is_an_error_that_says_what_it_holds(sa
     state = build(seed=3)
     before = copy.deepcopy(state.model.state_dict())
     with pytest.raises(
-        Incompatible, match=r"holds no part named ema, scaler\. It holds: history, model, notes"
+        Incompatible, match=r"holds no part named ema, scaler\. It holds: fingerprint, history, model, notes"
     ) as caught:
         resume(saved, model=state.model, ema={}, scaler={})
     assert "fresh=[...]" in str(caught.value)

@@ -409,7 +409,7 @@ def test_load_reads_what_a_word_a_name_or_a_path_says(three, monkeypatch):
         "./epoch=0-step=1.ckpt": 1,
     }.items():
         assert weight(ckpt.load(source)) == step, source
-    assert set(ckpt.load()) == {"model", "optimizer", "random"}
+    assert set(ckpt.load()) == {"model", "optimizer", "random", "fingerprint"}
     assert set(ckpt.load(parts=["optimizer"])) == {"optimizer"}
     assert ckpt.load(parts=[]) == {}
     assert ckpt.load(location="meta")["model"]["weight"].device.type == "meta"
@@ -541,10 +541,14 @@ def backbone_and_head():
         (trainable_only, {"model"}, {"head.weight", "head.bias"}),
         (
             full.excluding("model.backbone.*"),
-            {"model", "optimizer", "random"},
+            {"model", "optimizer", "random", "fingerprint"},
             {"head.weight", "head.bias"},
         ),
-        (full.including("model.*.bias"), {"model", "optimizer", "random"}, {"backbone.bias", "head.bias"}),
+        (
+            full.including("model.*.bias"),
+            {"model", "optimizer", "random", "fingerprint"},
+            {"backbone.bias", "head.bias"},
+        ),
     ],
     ids=["weights", "trainable", "excluding", "including"],
 )
@@ -558,7 +562,7 @@ def test_what_says_what_the_files_of_the_rules_hold_and_last_holds_all(what, par
     assert set(light) == parts
     assert set(light["model"]) == keys
     whole = Checkpointer(tmp_path, when=never()).load("last")
-    assert set(whole) == {"model", "optimizer", "random"}
+    assert set(whole) == {"model", "optimizer", "random", "fingerprint"}
     assert len(whole["model"]) == 4
     other, adam = backbone_and_head()
     with Checkpointer(tmp_path, when=every(steps=1), which=last(1), what=what) as ckpt:
@@ -695,7 +699,7 @@ def test_a_checkpointer_can_be_entered_again(tmp_path):
 def test_missing_parts_and_checkpoints_are_named(three, tmp_path):
     """What there is stands in the sentence."""
     ckpt = Checkpointer(three, when=never())
-    with pytest.raises(Incompatible, match=r"holds no part named ema\. It holds: model, optimizer, random"):
+    with pytest.raises(Incompatible, match=r"no part named ema\. It holds: fingerprint, model, optimizer, random"):
         ckpt.load(parts=["ema"])
     with pytest.raises(NotFound, match=r"does not exist\. The folder holds epoch=0-step=1\.ckpt, epoch=0-step=2\.ckpt"):
         ckpt.load("epoch=9.ckpt")

@@ -63,8 +63,8 @@ class Home:
         self.folder = Folder(store(root)) if store is LocalStore else Folder(store())
         self.folder.store.prepare()
         policies = (
-            Policy("rules", every(steps=1, epochs=1), which or last(3)),
-            Policy("last", every(steps=1, epochs=1), last(1), where=Where(None, alias="last")),
+            Policy("rules", every(steps=1) | every(epochs=1), which or last(3)),
+            Policy("last", every(steps=1) | every(epochs=1), last(1), where=Where(None, alias="last")),
         )
         self.lines = []
         self.engine = Engine(

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
 from contract import trainer
 from courses import Course, loader
+
 from holdfast.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
 ENDLESS = {"max_epochs": -1, "limit_train_batches": 2000}

@@ -203,11 +203,12 @@ def write(folder: str, kinds: list[str], strategies: list[str], size: int) -> di
     return seen
 
 
-def read(folder: str, strategies: list[str], size: int) -> dict[str, Any]:
-    """Go on by each strategy from each file there is, and tell what came of it before the first step."""
+def read(folder: str, strategies: list[str], size: int, names: list[str] | None = None) -> dict[str, Any]:
+    """Go on by each strategy from each file there is, or those named, and tell what came of it before the first step."""
     warnings.simplefilter("error")
     seen: dict[str, Any] = {}
-    for path in sorted(Path(folder).glob("*.ckpt")):
+    named = None if names is None else [Path(folder, f"{name}.ckpt") for name in names]
+    for path in sorted(Path(folder).glob("*.ckpt")) if named is None else named:
         for strategy in strategies:
             seed_everything(2, verbose=False)  # other weights than those in the file
             kind = path.name.split("-")[0]

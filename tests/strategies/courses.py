@@ -1,4 +1,4 @@
-"""Fits of several ranks, as ranks run them: with dropout and shuffling, stopped and gone on with, in one world or another."""
+"""Fits of several ranks, as ranks run them: with dropout and shuffling, gone on with in one world or another."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from contract import digest, trainer
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from contract import digest, trainer
 from holdfast import LightningModule, seed_everything
 from holdfast.callbacks import ModelCheckpoint
 

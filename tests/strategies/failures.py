@@ -11,10 +11,10 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch
-from torch import nn
-
 from contract import trainer
 from courses import loader
+from torch import nn
+
 from holdfast import LightningModule
 from holdfast.callbacks import ModelCheckpoint
 from holdfast.strategies import DDPStrategy, FSDPStrategy

@@ -7,12 +7,12 @@ import warnings
 from typing import Any
 
 import torch
+from contract import Pair, data, trainer
+from courses import Course, loader
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader, TensorDataset
 
-from contract import Pair, data, trainer
-from courses import Course, loader
 from holdfast import ConfigError, LightningModule, seed_everything
 from holdfast.strategies import FSDPStrategy
 

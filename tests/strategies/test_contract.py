@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from scale import sample
+
 STRATEGIES = {1: ["single_device", "ddp", "fsdp"], 2: ["ddp", "fsdp"], 4: ["ddp", "fsdp"]}
 KINDS = ["odd", "pair"]
 WRITERS = [f"{kind}-{strategy}-{size}" for kind in KINDS for size, names in STRATEGIES.items() for strategy in names]
@@ -23,10 +25,12 @@ def written(ranks, tmp_path_factory):
 
 @pytest.fixture(scope="module", params=list(STRATEGIES))
 def read(request, ranks, written):
-    """What the strategies of one world size have read of each file, and that size."""
+    """What the strategies of one world size have read of each file, and the files."""
     folder, _ = written
-    zero, *_ = ranks.run("contract:read", str(folder), STRATEGIES[request.param], request.param, size=request.param)
-    return zero.value, request.param
+    names = sample(WRITERS, 6) if request.param == 4 else WRITERS  # four ranks share two cores
+    size, strategies = request.param, STRATEGIES[request.param]
+    zero, *_ = ranks.run("contract:read", str(folder), strategies, size, names, size=size)
+    return zero.value, names, len(strategies)
 
 
 def test_all_strategies_have_saved_what_is_there(written):
@@ -49,8 +53,8 @@ def test_all_strategies_have_saved_what_is_there(written):
 def test_what_was_written_is_read_bit_for_bit(read, written):
     """Model, optimizers by parameter name, schedulers, position in the loop: as they were saved, whoever saved them."""
     _, said = written
-    seen, size = read
-    assert len(seen) == len(WRITERS) * len(STRATEGIES[size])
+    seen, names, strategies = read
+    assert len(seen) == len(names) * strategies
     for name, state in seen.items():
         saved = said[name.split()[0]]
         assert {key: state[key] for key in saved} == saved, name
@@ -58,10 +62,10 @@ def test_what_was_written_is_read_bit_for_bit(read, written):
 
 def test_runs_go_on_from_it(read):
     """Another epoch of the same length follows; a validation of the same weights measures the same."""
-    seen, _ = read
+    seen, names, _ = read
     for name, state in seen.items():
         assert state["steps"] == 6 * (2 if name.startswith("pair") else 1), name
-    for writer in WRITERS:
+    for writer in names:
         assert len({round(state["val"], 4) for name, state in seen.items() if name.split()[0] == writer}) == 1
 
 

@@ -59,7 +59,7 @@ def test_every_rank_ends_and_none_as_if_all_were_well(case):
 
 def test_the_others_say_whose_error_it_was(case):
     """A rank that raises is named with its words; one that is silent is named, or the time that it was waited for."""
-    _, how, where, size, _, ended = case
+    _, how, _, size, _, ended = case
     for rank, one in enumerate(ended[:-1]):
         if how == "raises":
             assert f"rank {size - 1} failed first: ValueError: on purpose" in one.log, rank

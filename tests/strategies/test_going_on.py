@@ -57,13 +57,14 @@ def test_the_same_world_goes_on_exactly(whole, ranks):
 
 @pytest.mark.parametrize("size", [1, 4])
 def test_another_world_goes_on_with_the_same_samples_in_the_same_batches(whole, ranks, size):
-    """The global batch is the same, so the order is; no sample is lost or seen twice, also from the middle of an epoch."""
+    """The global batch is the same, so the order is: no sample is lost or seen twice, also from within an epoch."""
     strategy, folder, epochs, steps = whole
+    ended, within = f"{folder}/epochs/epoch=0-step=6.ckpt", f"{folder}/steps/epoch=1-step=8.ckpt"
+    other = "ddp" if strategy == "fsdp" else "fsdp"
     calls = [
-        [strategy, f"{folder}/{size}", f"{folder}/epochs/epoch=0-step=6.ckpt", {"max_epochs": 2}],
-        [strategy, f"{folder}/{size}", f"{folder}/steps/epoch=1-step=8.ckpt", {"max_epochs": 2}],
-        ["ddp" if strategy == "fsdp" else "fsdp", f"{folder}/{size}", f"{folder}/steps/epoch=1-step=8.ckpt", {"max_epochs": 2}],
-    ]  # fmt: skip
+        [name, f"{folder}/{size}", path, {"max_epochs": 2}]
+        for name, path in ((strategy, ended), (strategy, within), (other, within))
+    ]
     runs = [rank.value for rank in ranks.run("courses:several", calls, size, size=size)]
     assert seen_by_all([one[0] for one in runs]) == seen_by_all(epochs, epoch=1)
     assert seen_by_all([one[1] for one in runs]) == seen_by_all(steps, epoch=1, first=2)

@@ -24,7 +24,7 @@ def test_a_save_by_path_ends_alike_on_all_ranks(ranks, tmp_path):
 
 
 def test_a_rank_that_sees_a_file_later_waits_for_that_very_file(ranks, tmp_path):
-    """It sees nothing, or an older one of that name, for a second: by the id it knows, and it goes on with the others."""
+    """It sees nothing, or an older one of that name, for a second: the id tells, and it goes on with the others."""
     for sees in ("nothing", "another"):
         (tmp_path / sees).mkdir()
         ended = ranks.run("together:stale", str(tmp_path / sees), 2, sees, size=2)

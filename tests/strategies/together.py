@@ -10,6 +10,7 @@ from typing import Any
 
 from contract import trainer
 from courses import Course, loader
+
 from holdfast import HoldfastError
 from holdfast.callbacks import ModelCheckpoint
 from holdfast.training import finding
@@ -28,7 +29,13 @@ def folders(root: str, size: int) -> dict[str, Any]:
     again = trainer("ddp", size, callbacks=[ModelCheckpoint(own)], enable_checkpointing=None, max_epochs=2)
     again.fit(Course(), loader(size), ckpt_path="last")
     there = sorted(path.name for path in Path(root).iterdir())
-    return {"dirpath": saver.dirpath, "best": saver.best_model_path, "there": there, "step": again.global_step, **values}
+    return {
+        "dirpath": saver.dirpath,
+        "best": saver.best_model_path,
+        "there": there,
+        "step": again.global_step,
+        **values,
+    }
 
 
 def by_hand(root: str, size: int) -> dict[str, Any]:
@@ -50,7 +57,7 @@ def by_hand(root: str, size: int) -> dict[str, Any]:
 
 
 def stale(root: str, size: int, sees: str) -> Any:
-    """Rank 1 sees a folder of its own for a while, as hosts of a network file system do: nothing, or what stood there."""
+    """Rank 1 sees another folder for a while, as hosts of a network file system do: nothing, or what stood there."""
     rank = int(os.environ[RANK])
     path = Path(root, "shared", "one.ckpt")
     fitted = trainer("ddp", size)
@@ -76,7 +83,9 @@ def stale(root: str, size: int, sees: str) -> Any:
 
     opened, resume.open_checkpoint = resume.open_checkpoint, lambda source, **options: seen(source)
     if rank == 1 and sees != "nothing for ever":
-        timer = threading.Timer(1.0, lambda: shutil.copyfile(path, view / "new") and (view / "new").rename(view / "one.ckpt"))
+        timer = threading.Timer(
+            1.0, lambda: shutil.copyfile(path, view / "new") and (view / "new").rename(view / "one.ckpt")
+        )
         timer.start()
     again = trainer("ddp", size, max_epochs=2)
     try:

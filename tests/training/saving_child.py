@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import runpy
 import signal
 import sys
-from pathlib import Path
 
 from holdfast.callbacks import ModelCheckpoint
 from small_fits import Net, fit
@@ -33,13 +31,6 @@ def main(folder: str, where: str, sig: int, last: bool) -> None:
     net = Net(stumble=stumbling(where, sig))
     callback = ModelCheckpoint(folder, every_n_epochs=1, save_last=last)
     fit(folder, callback, net=net, max_epochs=3, shuffle=True, num_sanity_val_steps=1)
-
-
-def run_script(script: str, folder: str) -> None:
-    """Run a script as a user does, in a folder."""
-    os.chdir(folder)
-    sys.path.insert(0, str(Path(script).parent))
-    runpy.run_path(script, run_name="__main__")
 
 
 if __name__ == "__main__":

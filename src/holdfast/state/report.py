@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from holdfast.log import logger
 from holdfast.state.changes import Difference
@@ -40,7 +41,7 @@ class Report:
         changed = [d.title for d in self.differs if not d.exact]
         reasons = [*self.inexact, *([f"not the same as before: {', '.join(changed)}"] if changed else [])]
         return [
-            ("resumed from", f"{self.source}, {self.where}"),
+            ("resumed from", f"{_from_here(self.source)}, {self.where}"),
             ("restored", ", ".join(self.restored) or "nothing"),
             ("not restored", ", ".join(self.missing) or "nothing is missing"),
             *([] if self.differs else [("differs", "nothing")]),
@@ -91,3 +92,9 @@ class Report:
             for row in self.rows():
                 table.add_row(*row)
             console.print(table)
+
+
+def _from_here(path: str) -> str:
+    """A path as people say it: what lies below the working directory without that."""
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path

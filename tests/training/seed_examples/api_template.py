@@ -1,5 +1,6 @@
 """ModelCheckpoint.format_checkpoint_name, as its doctest calls it."""
 
+# ruff: noqa: PTH109, PTH119
 import os
 
 from holdfast.callbacks import ModelCheckpoint
