@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="names, comma-separated; all of them otherwise")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--minutes", type=float, default=60, help="after which no further benchmark begins")
-    parser.add_argument("--peers", default=".venv-lightning/bin/python", help="the Python of Lightning and others")
+    parser.add_argument("--peers", default=".venv-lightning/bin/python", help="Python of Lightning and the others")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
     parser.add_argument("--short", action="store_true", help="the goals of saving and loading alone, fewer rounds")
     parser.add_argument("--report", action="store_true", help="run nothing: tables from the results that there are")
@@ -84,7 +84,8 @@ def main() -> None:
     failed = run({name: known[name] for name in wanted}, results, asked.minutes)
     tables = reporting.report(reporting.read(results))
     show(tables)
-    subprocess.run([asked.peers, HERE / "plots.py", results], check=False)
+    if asked.peers:
+        subprocess.run([asked.peers, HERE / "plots.py", results], check=False)
     if not asked.quick and not asked.no_page:
         keep(results / "last.json", tables)
     if failed:

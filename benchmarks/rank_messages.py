@@ -84,8 +84,9 @@ def fit(strategy: str, folder: str, steps: int, every: int) -> None:
     """One fit."""
     rows = DataLoader(TensorDataset(torch.zeros(steps * int(os.environ["WORLD_SIZE"]), 8)), batch_size=1)
     Trainer(
-        accelerator="cpu", strategy=STRATEGIES[strategy], devices="auto", max_epochs=1, logger=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=[ModelCheckpoint(folder, every_n_train_steps=every, save_top_k=-1)],
+        accelerator="cpu", strategy=STRATEGIES[strategy], devices="auto", max_epochs=1, logger=False,
+        enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[ModelCheckpoint(folder, every_n_train_steps=every, save_top_k=-1)],
     ).fit(Tiny(), rows)  # fmt: skip
 
 

@@ -45,6 +45,30 @@ class Mutation:
 MUTATIONS = (
     Mutation(
         "I1",
+        "a shard of another save passes in a folder",
+        "catalog/directories.py",
+        "if file not in listed and file != INDEX]",
+        "if False]",
+        "tests/engine/test_sharded.py::test_a_stale_or_missing_shard_is_noticed",
+    ),
+    Mutation(
+        "I1",
+        "nobody looks at the shards that other ranks read",
+        "training/resume.py",
+        "                found.verify()\n",
+        "                pass\n",
+        "tests/strategies/test_folders.py::test_a_damaged_shard_fails_on_all_ranks_or_is_walked_back_from",
+    ),
+    Mutation(
+        "I2",
+        "a folder goes file by file",
+        "store/folders.py",
+        "        os.rename(path, aside)\n",
+        "        os.rename(path, path)\n        aside = path\n",
+        "tests/store/test_folder_names.py::test_a_folder_goes_as_a_whole_before_its_first_object",
+    ),
+    Mutation(
+        "I1",
         "a file bears a checkpoint's name while it is written",
         "store/base.py",
         'hidden = f".{base}.{owner}.tmp"',

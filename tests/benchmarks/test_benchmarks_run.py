@@ -15,7 +15,6 @@ OWN = "--arms=Holdfast loop;burner"
 TRIALS = {
     "stall.py": (["--megabytes=3", "--rounds=1", "--batch=4", OWN], "Holdfast loop", "arms"),
     "write_read.py": (["--mebibytes=2", "--rounds=1", "--again=0"], "safetensors, fsync", "save"),
-    "aliases.py": (["--megabytes=1", "--peers="], "three callbacks", "trainers"),
     "step_cost.py": (["--rounds=1", "--steps=5", "--lightning="], "processor time", "milliseconds"),
     "import_time.py": (["--rounds=1"], "own modules", "own"),
     "listing.py": (["--checkpoints=3", "--tensors=2", "--repeat=1"], "scan, ledger lost", "seconds"),
@@ -53,10 +52,17 @@ def test_memory_is_watched_while_a_state_is_saved(tmp_path):
 def test_every_rule_of_ours_for_one_step_writes_one_file(tmp_path):
     """``save_last`` beside top-k and three callbacks write one checkpoint a step, and no second one."""
     raw = tmp_path / "raw.json"
-    run("aliases.py", "--megabytes=2", "--peers=", f"--json={raw}")
+    assert "three callbacks" in run("aliases.py", "--megabytes=2", "--peers=", f"--json={raw}")
     figures = json.loads(raw.read_text())
     for one in figures["trainers"]["holdfast"].values():
         assert one["written"] // (0.9 * figures["saves"] * one["size"]) == 1
+
+
+def test_one_command_runs_what_is_named_and_shows_its_tables():
+    """``all.py`` starts the benchmarks, reads what they kept, and draws the tables of it."""
+    printed = run("all.py", "--quick", "--only=memory", "--peers=")
+    assert "== memory: write_read.py" in printed
+    assert "extra anonymous memory" in printed
 
 
 def test_the_page_takes_the_tables_of_the_results(tmp_path):

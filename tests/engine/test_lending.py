@@ -16,8 +16,9 @@ import lent
 from holdfast import Checkpointer, OpaqueStateWarning, SaveFailed, SaveFailedWarning, StoreError, every, everything
 from holdfast.catalog.manifest import RunRef
 from holdfast.engine import snapshot, statetree
+from holdfast.engine.fence import Moved, Window
 from holdfast.engine.job import Captured, prepare
-from holdfast.engine.lending import LEAST, lendable
+from holdfast.engine.lending import LEAST, Lent, lendable
 from holdfast.policy.values import Event, Moment, Progress
 from holdfast.policy.what import full
 from saving import difference
@@ -474,6 +475,18 @@ def test_a_save_found_moved_is_thrown_away_and_taken_again_by_copy(change, at):
     found = lent.on_disk(store)
     assert set(found) == {2}
     assert difference(then, found[2]) is None
+
+
+@pytest.mark.parametrize("count", [64 * 2**10, 64 * 2**10 + 1])
+@pytest.mark.parametrize("kind", [torch.float64, torch.float32, torch.bfloat16, torch.int32, torch.uint8], ids=str)
+def test_a_write_to_the_whole_is_seen_in_every_kind_of_number(kind, count):
+    """Though it bumps no version, and though half of each number stays as it was: 0.0 and 3.0 end alike."""
+    tensor = torch.zeros(count, dtype=kind)
+    window = Window({"w": Lent(tensor, tensor)})
+    tensor.data.fill_(3)
+    window.returned()
+    with pytest.raises(Moved, match="w changed"):
+        window.verdict()
 
 
 @pytest.mark.parametrize("told_by", ["the next step", "another call"])

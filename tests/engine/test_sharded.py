@@ -12,10 +12,12 @@ import torch
 import torch.distributed.checkpoint as dcp
 
 from faults import failing_at
+from holdfast import Checkpointer
 from holdfast.catalog import directories, resolve, runs
 from holdfast.catalog.folder import Folder
 from holdfast.catalog.sharded import INDEX, Index
 from holdfast.catalog.verify import Verdict
+from holdfast.engine.convert import to_folder
 from holdfast.engine.directory import CheckpointDirectory, opened
 from holdfast.engine.engine import Engine
 from holdfast.engine.job import Captured
@@ -59,6 +61,8 @@ def state(step):
 class Home:
     """An engine of one process that saves folders."""
 
+    divided = True
+
     def __init__(self, root, *, which=None, store=LocalStore):
         self.folder = Folder(store(root)) if store is LocalStore else Folder(store())
         self.folder.store.prepare()
@@ -74,7 +78,9 @@ class Home:
     def capture(self, what):
         places = {"model": ("state_dict",), "optimizer": ("optimizer_states", 0), "callbacks": ("callbacks",)}
         weights = frozenset({"model.wide"})
-        return Captured(state(self.step), places, groups={"optimizer": [["wide"]]}, weights=weights, divided=True)
+        return Captured(
+            state(self.step), places, groups={"optimizer": [["wide"]]}, weights=weights, divided=self.divided
+        )
 
     def save(self, step, score=None):
         """Save one step; its record."""
@@ -377,3 +383,42 @@ def test_a_later_save_of_the_same_step_takes_the_place_of_the_folder(tmp_path, e
     assert record.names == (NAME if exchanges else "epoch=0-step=1-v1.ckpt", "last.ckpt")
     assert home.folder.scan().leftovers == ()
     assert resolve.check(home.folder, record).verdict is Verdict.WHOLE
+
+
+def test_files_and_folders_follow_each_other_in_one_place(tmp_path):
+    """A run that changes its mind: the alias is a link to a folder, then a file's second name, then a link again."""
+    home = Home(tmp_path, which=last(1))
+    for step, divided in ((1, True), (2, False), (3, True)):
+        home.divided = divided
+        home.save(step)
+        assert home.names() == [[f"epoch=0-step={step}.ckpt", "last.ckpt"]]
+        assert (tmp_path / "last.ckpt").is_symlink() is divided
+        with opened(home.folder.store, "last.ckpt", name="last") as found:
+            assert equal(found.whole(), state(step))
+    home.engine.close(clean=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"epoch=0-step=3.ckpt", "last.ckpt", ".holdfast"}
+
+
+def test_a_plain_loop_goes_on_from_a_folder(tmp_path):
+    """By its path, or as the newest of the folder: parts are read as from a file, and the run goes on with files."""
+    net = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.Adam(net.parameters())
+    with Checkpointer(tmp_path / "a", when=every(steps=1)) as ckpt:
+        ckpt.resume(model=net, optimizer=optimizer)
+        net(torch.ones(3)).sum().backward()
+        optimizer.step()
+        ckpt.step()
+    place = LocalStore(tmp_path / "a")
+    with opened(place, "last.ckpt", name="last") as file:
+        to_folder(file, LocalStore(tmp_path / "b"), "start.ckpt", shards=2)
+    again = torch.nn.Linear(3, 2)
+    with Checkpointer(tmp_path / "c", when=every(steps=1)) as ckpt:
+        progress = ckpt.resume(
+            tmp_path / "b" / "start.ckpt", model=again, optimizer=torch.optim.Adam(again.parameters())
+        )
+        assert progress.steps == 1
+        assert torch.equal(again.weight, net.weight)
+        assert torch.equal(ckpt.load(tmp_path / "b" / "start.ckpt", parts=["model"])["model"]["weight"], net.weight)
+        ckpt.step()
+    with Checkpointer(tmp_path / "b", when=every(steps=1)) as ckpt:
+        assert ckpt.resume("auto", model=again, optimizer=torch.optim.Adam(again.parameters())).steps == 1

@@ -204,7 +204,7 @@ def write(folder: str, kinds: list[str], strategies: list[str], size: int) -> di
 
 
 def read(folder: str, strategies: list[str], size: int, names: list[str] | None = None) -> dict[str, Any]:
-    """Go on by each strategy from each file there is, or those named, and tell what came of it before the first step."""
+    """Go on by each strategy from each file there is, or those named; what came of it before the first step."""
     warnings.simplefilter("error")
     seen: dict[str, Any] = {}
     named = None if names is None else [Path(folder, f"{name}.ckpt") for name in names]

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from contract import MODULES, data, digest, plain, trainer
 from courses import train
-from torch.distributed.tensor import DTensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from faults import failing_at
 from holdfast import SaveFailedWarning, seed_everything
@@ -20,6 +22,7 @@ from holdfast.callbacks import Callback, ModelCheckpoint
 from holdfast.catalog import resolve
 from holdfast.catalog.folder import Folder
 from holdfast.engine.directory import CheckpointDirectory
+from holdfast.engine.shards import copy, region, take
 from holdfast.store import LocalStore
 from holdfast.strategies import FSDPStrategy
 
@@ -36,6 +39,40 @@ def write(folder: str, kinds: list[str], size: int) -> dict[str, Any]:
         fitted.fit(MODULES[kind](), data(size))
         fitted.save_checkpoint(f"{folder}/{kind}-sharded-{size}.ckpt")
         seen[f"{kind}-sharded-{size}"] = digest(fitted)
+    return seen
+
+
+MESHES = {
+    "replicated": [Replicate(), Shard(0)],
+    "twice": [Shard(0), Shard(0)],
+    "blocks": [Shard(1), Shard(0)],
+    "whole": [Replicate(), Replicate()],
+}
+
+
+def pieces(size: int) -> dict[str, Any]:
+    """What each rank of a mesh of two dimensions would write of an uneven tensor, and what it reads back."""
+    dist.init_process_group("gloo")
+    mesh = init_device_mesh("cpu", (2, size // 2))
+    whole = torch.arange(7.0 * 5).reshape(7, 5)
+    seen: dict[str, Any] = {}
+    for name, placements in MESHES.items():
+        tensor = distribute_tensor(whole, mesh, placements)
+        _, (piece,) = take(
+            {"w": tensor},
+            wanted=lambda *_: False,
+            kept=lambda *_: True,
+            name=lambda place: "w",
+            first=True,
+            copied=copy,
+        )
+        own = (
+            None if piece.data is None else [list(piece.offsets), list(piece.data.shape), piece.data.flatten().tolist()]
+        )
+        offsets, local = region(tensor)
+        there = whole[tuple(slice(o, o + s) for o, s in zip(offsets, local.shape, strict=True))]
+        seen[name] = [own, bool(torch.equal(there, local))]
+    dist.destroy_process_group()
     return seen
 
 

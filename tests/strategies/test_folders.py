@@ -139,3 +139,18 @@ def test_a_copy_of_a_folder_is_read_elsewhere(written, ranks, tmp_path):
     shutil.copytree(folder / "odd-sharded-2.ckpt", tmp_path / "odd-sharded-2.ckpt")
     (alone,) = ranks.run("contract:alone", str(tmp_path), size=1)
     assert alone.value == {"odd-sharded-2": said["odd-sharded-2"]["model"]}
+
+
+def test_each_element_is_written_once_however_a_tensor_is_divided(ranks):
+    """Over a mesh of two dimensions too: copies are written by one rank alone, and no rank misses its part."""
+    every = [rank.value for rank in ranks.run("folders:pieces", 4, size=4)]
+    for name in every[0]:
+        assert all(rank[name][1] for rank in every), f"{name}: a rank's part is where it says"
+        found = {}
+        for own, _ in (rank[name] for rank in every):
+            offsets, sizes, values = own or ([0, 0], [0, 0], [])
+            for i, value in enumerate(values):
+                place = (offsets[0] + i // sizes[1], offsets[1] + i % sizes[1])
+                assert place not in found, f"{name}: an element is written twice"
+                found[place] = value
+        assert found == {(i // 5, i % 5): float(i) for i in range(35)}, name

@@ -139,10 +139,10 @@ class _Mark:
 
 
 def _sample(storage: torch.UntypedStorage) -> torch.Tensor:
-    """Bits from all over a memory, as integers, for NaN is not equal to itself."""
-    kind = torch.int32 if storage.nbytes() % 4 == 0 else torch.uint8
+    """Bits from all over a memory, as integers, for NaN is not equal to itself; of numbers as wide as there are."""
+    kind = next(kind for kind in (torch.int64, torch.int32, torch.uint8) if storage.nbytes() % kind.itemsize == 0)
     bits = torch.empty(0, dtype=kind, device=storage.device).set_(storage)
-    return bits[:: max(1, bits.numel() // _SAMPLES)].clone()
+    return bits[:: max(1, bits.numel() // _SAMPLES) | 1].clone()
 
 
 def _pointer(tensor: torch.Tensor) -> int:

@@ -27,6 +27,9 @@ from holdfast.policy.values import Moment
 from holdfast.policy.what import What
 from holdfast.store import FolderStore, Sink, Store, temporary_name
 
+_STALE = 30.0
+"""Seconds that a host may see a folder as it was before another host wrote to it."""
+
 
 class ShardedJob:
     """This rank's part of a sharded checkpoint, from its copies to its synced bytes.
@@ -140,19 +143,25 @@ class ShardedJob:
         )
 
     def _check(self, files: Sequence[FileInfo]) -> None:
-        """Rank 0 sees what the others wrote, whole, and nothing else: also over a network's file system."""
+        """Rank 0 sees what the others wrote, whole, and nothing else; over a network that may take a moment."""
+        end, pause = time.monotonic() + _STALE, 0.05
+        while wrong := self._wrong(files):
+            if time.monotonic() >= end:
+                raise HoldfastError(
+                    f"the folder is not what the ranks wrote, as rank 0 sees it for {_STALE:g} s: {'; '.join(wrong)}.",
+                    remedy="See that all ranks write to one and the same folder.",
+                )
+            time.sleep(pause)
+            pause = min(2 * pause, 1.0)
+
+    def _wrong(self, files: Sequence[FileInfo]) -> list[str]:
         assert self._draft is not None, "it was written"
         draft = self._draft
         there = {e.name.removeprefix(f"{draft.temporary}/"): e.bytes for e in draft.store.inside(draft.temporary)}
         wrong = [
             f"{f.name} has {there.get(f.name, 0):,} of {f.bytes:,} bytes" for f in files if there.get(f.name) != f.bytes
         ]
-        wrong += [f"{name} is of no rank of this run" for name in sorted(set(there) - {f.name for f in files})]
-        if wrong:
-            raise HoldfastError(
-                f"the folder is not what the ranks wrote, as rank 0 sees it: {'; '.join(wrong)}.",
-                remedy="See that all ranks write to one and the same folder.",
-            )
+        return wrong + [f"{name} is of no rank of this save" for name in sorted(set(there) - {f.name for f in files})]
 
     def _put(self, file: str, content: bytes) -> None:
         assert self._draft is not None, "it was written"

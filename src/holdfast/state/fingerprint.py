@@ -134,7 +134,7 @@ def _rule(sampler: Any) -> str:
     for name in ("weights", "indices"):
         value = getattr(sampler, name, None)
         if isinstance(value, (list, tuple, range, torch.Tensor)):
-            said.append(f"{name} {_digest(value.tolist() if isinstance(value, torch.Tensor) else list(value))}")
+            said.append(f"{name} {_digest(_numbers(value))}")
     return type(sampler).__name__ + (f"({', '.join(said)})" if said else "")
 
 
@@ -145,8 +145,19 @@ def _length(sized: Any) -> int | None:
         return None
 
 
+def _numbers(values: Any) -> Any:
+    """Many numbers as bytes, for there may be as many as samples; whatever else it is as it is."""
+    if isinstance(values, range):
+        return values
+    try:
+        return torch.as_tensor(values).detach().cpu().contiguous().numpy().tobytes()
+    except (TypeError, ValueError, RuntimeError):  # names of samples, say
+        return values
+
+
 def _digest(value: Any) -> str:
-    return blake2b(repr(value).encode(), digest_size=6).hexdigest()
+    known = value if isinstance(value, bytes) else repr(value).encode()
+    return blake2b(known, digest_size=6).hexdigest()
 
 
 def _program() -> Path:

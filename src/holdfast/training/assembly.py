@@ -66,6 +66,7 @@ class Assembly(Facts):
         kept = [c for c in self.callbacks if not any(type(c) is type(f) for f in fresh)]
         self.callbacks = savers_last([*kept, *fresh])
         self.metric_log = SilentLog() if self.config.barebones else MetricLog()
+        self.metric_log.module = model
         self.metric_log.reduce = self.strategy.reduce if self.world_size > 1 else None
         self.metric_log.union = partial(union, self.strategy.group) if self.world_size > 1 else None
         self.should_stop = self.sanity_checking = False

@@ -113,7 +113,7 @@ def dump(parts: Parts, what: What) -> Dump:
     if parts.fingerprint:
         made.root[OWN][fingerprint.KEY] = dict(parts.fingerprint)
         made.places[fingerprint.KEY] = (OWN, fingerprint.KEY)
-    if parts.loop.get("window"):
+    if parts.loop.get("window") or parts.loop.get("waiting"):
         made.root[OWN]["gradients"] = parts.strategy.gradients(parts.module)
         made.places["gradients"] = (OWN, "gradients")
     return made

@@ -93,6 +93,8 @@ class FitLoop:
         self._validating: list[dict[str, Any]] | None = None
         self._plateau_at = -1
         self._window = False  # whether gradients wait for more batches to come to them
+        self._waiting: set[int] = set()  # optimizers stepped by hand that have gradients they were not stepped with
+        self._uncounted = False  # whether the step just taken is not in ``stepped`` yet, as hooks expect
         self._elapsed = 0.0
         self._last_validation = 0.0
         automatic = bool(module.automatic_optimization)
@@ -120,10 +122,11 @@ class FitLoop:
         state = {
             "validated_at": self.validated_at,
             "plateau_at": self._plateau_at,
-            "stepped": self.stepped,
+            "stepped": self.stepped + self._uncounted,
             "last_batch": self.last_batch or self.complete,
             # A batch that an error broke off is not in the window.
             "window": self._window if self.at_boundary else bool(self.batch % self.limits.accumulate),
+            "waiting": sorted(self._waiting),
             "data": self._place or self.batches.feed.state_dict(self.batch, over=self.complete),
             "validation": self._evaluation_places() if self.random is None else self._validating,
             "metrics": self.metrics.state_dict(),
@@ -136,7 +139,7 @@ class FitLoop:
         self.complete = self.epoch_ended = progress.complete
         self.total_batches, self.steps, self.samples = progress.batches, progress.steps, progress.samples
         self.validated_at, self._plateau_at = state.get("validated_at", -1), state.get("plateau_at", -1)
-        self._window = state.get("window", False)
+        self._window, self._waiting = state.get("window", False), set(state.get("waiting", ()))
         within = self.batch > 0 and not self.complete
         self._place = state.get("data") or ({"kind": "unknown", "over": False, "done": self.batch} if within else None)
         loaders = () if self.evaluation is None else self.evaluation.loaders
@@ -150,8 +153,8 @@ class FitLoop:
 
     def inexact(self) -> list[str]:
         """Of the data that is left of the epoch: why it is not what would have come."""
-        place = self._place
-        if place is None:
+        place, size = self._place, self.batches.size
+        if place is None or (size is not None and 0 < size <= self.batch):
             return []
         return self.batches.feed.inexact({**place, "over": place["over"] or place["done"] != self.batch})
 
@@ -231,11 +234,11 @@ class FitLoop:
             metrics.end_batch(self.steps)
             if last and schedules.each_epoch:
                 schedules.step(schedules.each_epoch, self.epoch + 1)
-            self.at_boundary = True
+            self.at_boundary, self._uncounted = True, not self._window
             if end:
                 hooks.call_all(end, "on_train_batch_end", outputs, batch, batch_idx)
             self.agreement.count()
-            stepped = not self._window
+            stepped, self._uncounted = self._uncounted, False
             if stepped:
                 self.stepped += 1
                 if self.stepped % self.limits.log_every == 0:
@@ -367,11 +370,16 @@ class FitLoop:
         """The backward pass, with its hooks."""
         self.hooks.call("on_before_backward", loss)
         self.strategy.backward(self.module, loss, *args, **kwargs)
+        if not self.module.automatic_optimization:
+            trained = (any(p.requires_grad for g in one.param_groups for p in g["params"]) for one in self.optimizers)
+            self._waiting.update(index for index, reached in enumerate(trained) if reached)
         self.hooks.call("on_after_backward")
 
     def step(self, optimizer: Optimizer, closure: Callable[[], Any] | None) -> Any:
         """One optimizer step, counted when it is taken; ``SteppedOptimizer`` comes here."""
         loss = self.strategy.step(optimizer, closure, self._before_step)
+        if self._waiting:
+            self._waiting -= {index for index, one in enumerate(self.optimizers) if one is optimizer}
         self.steps += 1
         return loss
 

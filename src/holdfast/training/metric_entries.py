@@ -100,6 +100,7 @@ class Stage:
         several: Whether it reads more than one data loader.
         entries: What was logged, in the order of the first calls.
         waiting: What a checkpoint holds of this epoch and was not logged since.
+        objects: Likewise, the metric objects that it was logged with.
         fresh: What was logged since the last batch ended.
         open: Whether it was begun and not ended.
         loaded: Whether it was made by a checkpoint and not begun since.
@@ -110,14 +111,15 @@ class Stage:
     """
 
     __slots__ = (
-        "_checked", "batch", "entries", "fresh", "loaded", "loader", "name", "open", "several", "size", "steps",
-        "waiting",
+        "_checked", "batch", "entries", "fresh", "loaded", "loader", "name", "objects", "open", "several", "size",
+        "steps", "waiting",
     )  # fmt: skip
 
     def __init__(self, name: str, *, several: bool) -> None:
         self.name, self.several = name, several
         self.entries: dict[Key, Entry] = {}
         self.waiting: dict[Key, dict[str, Any]] = {}
+        self.objects: dict[Key, dict[str, Any]] = {}
         self.fresh: list[Entry] = []
         self.open = self.loaded = self._checked = False
         self.steps = 0
@@ -132,6 +134,7 @@ class Stage:
     def forget(self) -> None:
         """Begin an epoch."""
         self.waiting.clear()
+        self.objects.clear()
         self.fresh.clear()
         for entry in self.entries.values():
             entry.forget()
@@ -161,6 +164,7 @@ class Stage:
         entry = Entry(name, hook, index if self.several else None, settings, in_training=self.name == "train")
         self._check_names(entry)
         self.entries[key] = entry
+        self.objects.pop(key, None)
         if key in self.waiting:
             self._go_on(entry, self.waiting.pop(key))
         return entry
@@ -189,8 +193,12 @@ class Stage:
         self.size = size
         return size
 
-    def state_dict(self) -> dict[str, Any]:
-        """The epoch so far, and the names of metric objects, whose state is not ours."""
+    def state_dict(self, path_of: Callable[[Any], str | None]) -> dict[str, Any]:
+        """The epoch so far, and which metric objects were logged in it; what they have seen is not in it.
+
+        Args:
+            path_of: Where a metric object is in the module; None if its state is not saved.
+        """
         found = [
             {
                 "key": list(key),
@@ -200,23 +208,35 @@ class Stage:
             for key, entry in self.entries.items()
             if entry.touched and entry.source is None
         ]
-        objects = [entry.name for entry in self.entries.values() if entry.source is not None]
-        return {"entries": [*found, *self.waiting.values()], "objects": objects}
+        objects = []
+        for key, entry in self.entries.items():
+            if entry.source is not None:
+                path = path_of(entry.source)
+                known = {"key": list(key), "settings": _named(entry.settings), "path": path, "touched": entry.touched}
+                objects.append(entry.name if path is None else known)
+        return {"entries": [*found, *self.waiting.values()], "objects": [*objects, *self.objects.values()]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Let metrics go on from such a state when they are logged again, or at the end if they are not."""
         for saved in state["entries"]:
             name, hook, index = saved["key"]
             self.waiting[name, hook, index] = saved
-        if state["objects"]:
+        for saved in state["objects"]:
+            if not isinstance(saved, str):
+                name, hook, index = saved["key"]
+                self.objects[name, hook, index] = saved
+        if lost := [saved for saved in state["objects"] if isinstance(saved, str)]:
             warnings.warn(
-                f"This epoch's value of {', '.join(map(repr, state['objects']))} will cover only the batches from here "
-                "on: what a metric object has seen is not in the checkpoint.",
+                f"This epoch's value of {', '.join(map(repr, lost))} will cover only the batches from here on: what a "
+                "metric object has seen is in the checkpoint only if it is one of torchmetrics' in the module.",
                 stacklevel=3,
             )
 
-    def revive(self) -> None:
-        """Make entries of what a checkpoint holds and nobody has logged since."""
+    def revive(self, module: Any) -> None:
+        """Make entries of what a checkpoint holds and nobody has logged since; ``module`` has the metric objects."""
+        for key, saved in list(self.objects.items()):
+            entry = self.entry(key, Settings(**saved["settings"]))
+            entry.source, entry.touched = module.get_submodule(saved["path"]), saved["touched"]
         for key, saved in list(self.waiting.items()):
             if saved["settings"]["operation"] == FUNCTION:
                 warnings.warn(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from numbers import Real
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from holdfast.errors import ConfigError
 from holdfast.policy.values import Score
+from holdfast.training import metric_objects
 from holdfast.training.metric_entries import Entry, Stage, Union
 from holdfast.training.metric_rules import FUNCTION, Given, Settings, checked_size, settle
 from holdfast.training.metric_values import check_object, computed, numbers, one_element, plain_number, tensor_of
@@ -38,9 +40,12 @@ class MetricLog:
             the end of the batches for values of an epoch.
         union: Gives every rank what any of them tells, in one order; None where there is one rank. Called at the end
             of the batches, and of the stage.
+        module: Whose torchmetrics objects are a part of the state; None for none.
     """
 
     def __init__(self) -> None:
+        self.module: Any = None
+        self._seen: dict[str, dict[str, Any]] | None = None  # by metric objects, before the evaluation under way
         self.reduce: Across | None = None
         self.union: Union | None = None
         self.logged: dict[str, Tensor] = {}
@@ -96,6 +101,7 @@ class MetricLog:
         known.open = True
         known.leave_batches()
         self._stage = known
+        self._seen = None if stage == "train" else metric_objects.states(self.module)
         if stage == "sanity":
             self._before_sanity = [dict(kept) for kept in self._kept()]
 
@@ -132,7 +138,7 @@ class MetricLog:
         if stage.fresh:
             self._stamp(stage, steps)
         stage.leave_batches()
-        stage.revive()
+        stage.revive(self.module)
         shared = stage.join(self.union) if self.union is not None else []
         reduced = {id(entry): entry.compute(self.reduce) for entry in shared}
         for entry in stage.entries.values():
@@ -173,6 +179,7 @@ class MetricLog:
         stage.reset_objects()
         stage.forget()
         stage.open = False
+        self._seen = None
         training = self._stages.get("train", self._none)
         self._stage = training if training.open else self._none
         return for_loggers
@@ -365,13 +372,14 @@ class MetricLog:
     def state_dict(self) -> dict[str, Any]:
         """The epoch of training under way, and what is published with its steps; tensors and plain values.
 
-        The state of metric objects is not in it: it is the module's.
+        Of torchmetrics objects it has what they had seen before an evaluation that is under way.
         """
         callback, _, _, measured = self._before_sanity or self._kept()
         training = self._stages.get("train", self._none)
         shown = {name: known for name, known in measured.items() if callback.get(name) is known[0]}
         return {
-            **training.state_dict(),
+            **training.state_dict(partial(metric_objects.path_of, self.module)),
+            "seen": metric_objects.states(self.module) if self._seen is None else self._seen,
             "callback": {name: value for name, (value, _) in shown.items()},
             "measured": {name: training.steps if at is None else at for name, (_, at) in shown.items()},
         }
@@ -379,13 +387,22 @@ class MetricLog:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on with such a state: training is the stage now, and the next ``begin_stage`` keeps what is in it.
 
-        Warns of metric objects, whose value of this epoch will lack what came before. An empty state does nothing.
+        Warns of metric objects whose value of this epoch will lack what came before. An empty state does nothing.
         """
         if not state:
             return
         training = self._stages["train"] = self._stage = Stage("train", several=False)
         training.open = training.loaded = True
-        training.load_state_dict(dict(state))
+        lost = metric_objects.restore(self.module, state.get("seen", {}))
+        if lost:
+            warnings.warn(
+                f"What {', '.join(map(repr, lost))} had seen is in the checkpoint, and no such metric object is here.",
+                stacklevel=2,
+            )
+        gone = {*lost}
+        training.load_state_dict(
+            {**state, "objects": [one for one in state["objects"] if isinstance(one, str) or one["path"] not in gone]}
+        )
         for name, at in state["measured"].items():
             self._callback[name] = state["callback"][name]
             self._measured[name] = (self._callback[name], at)

@@ -154,7 +154,7 @@ class Running(Assembly):
                 self._rewind_loggers(loop.stepped)
             try:
                 self._guarded(loop, saving, evaluation, resumed)
-            except SystemExit:
+            except (SystemExit, KeyboardInterrupt):
                 # Slurm ends the job the moment it is asked: nothing is left to be done.
                 if (job := self.slurm.to_requeue(agreement.signal)) is not None and self.is_global_zero:
                     job.requeue()
