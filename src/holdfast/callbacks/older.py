@@ -69,11 +69,14 @@ def call_init_hooks(trainer: Any, callbacks: list[Any]) -> None:
 
 
 def tell(callback: Any, topic: str, text: str) -> None:
-    """Warn once for each class."""
+    """Warn once for each class, at its module: Python shows such warnings of a program's own code only."""
+    kind = type(callback)
     told = _told.setdefault(topic, WeakSet())
-    if type(callback) not in told:
-        told.add(type(callback))
-        warnings.warn(f"{type(callback).__name__}: {text} instead.", DeprecationWarning, stacklevel=2)
+    if kind not in told:
+        told.add(kind)
+        code = getattr(inspect.unwrap(getattr(kind, topic)), "__code__", None)
+        place = ("<unknown>", 0) if code is None else (code.co_filename, code.co_firstlineno)
+        warnings.warn_explicit(f"{kind.__name__}: {text} instead.", DeprecationWarning, *place, module=kind.__module__)
 
 
 def _keeping_what_it_returns(callback: Any, call: Callable[..., Any]) -> Callable[..., Any]:
