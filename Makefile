@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup check test test-interop docs demo torture bench clean
+.PHONY: setup check test test-slow test-all test-interop docs demo torture bench clean
 
 setup: .venv/.ready
 
@@ -20,7 +20,16 @@ check: setup
 
 # One thread of torch a process: two test processes with more of them get in each other's way.
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not interop"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not interop and not slow"
+
+# What starts many processes: ranks, kills at random instants, resumes in new processes.
+test-slow: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not interop"
+
+# The same, with the counted claims whole: every step of every configuration, every number of ranks.
+test-all: test
+	OMP_NUM_THREADS=1 HOLDFAST_TORTURE=whole $(BIN)/python -m pytest -m "not interop" --timeout 1800 \
+		tests/state tests/strategies tests/testing tests/training
 
 # Real Lightning, in an environment of its own, opens our files.
 test-interop: setup .venv-lightning/.ready
@@ -46,10 +55,13 @@ torture: setup
 	OMP_NUM_THREADS=1 HOLDFAST_TORTURE=whole $(BIN)/python -m pytest tests/torture --timeout 1800
 	OMP_NUM_THREADS=1 $(BIN)/python tests/mutations.py
 
-bench: setup .venv-lightning/.ready
-	$(BIN)/python benchmarks/listing.py
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/import_time.py
-	$(BIN)/python benchmarks/step_cost.py
+# Everything beside everything, interleaved: an hour. benchmarks/all.py --short is the part that the goals are about.
+bench: setup .venv-lightning/.bench
+	$(BIN)/python benchmarks/all.py
+
+.venv-lightning/.bench: .venv-lightning/.ready requirements-bench.txt
+	.venv-lightning/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
+	@touch $@
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache build dist

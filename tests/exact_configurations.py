@@ -44,10 +44,11 @@ def noisy(**options):
     return loader(dataset=Rows(SAMPLES, noise=True), **options)
 
 
-def stateful(**options):
+def stateful(noise=True, **options):
+    """Its workers it seeds itself, each once, and does not say how far they have drawn."""
     from torchdata.stateful_dataloader import StatefulDataLoader
 
-    return StatefulDataLoader(Rows(SAMPLES, noise=True), batch_size=4, shuffle=True, **options)
+    return StatefulDataLoader(Rows(SAMPLES, noise=noise), batch_size=4, shuffle=True, **options)
 
 
 class Net(L.LightningModule):
@@ -274,6 +275,21 @@ class Mixed(Net):
         return loss
 
 
+class Several(Net):
+    """Several validations."""
+
+    def validation_step(self, batch, batch_idx, dataloader_idx):
+        super().validation_step(batch, batch_idx)
+
+
+class Starts(Measured):
+    """Resets, logs and draws when an epoch begins: it begins once, also where it is resumed in its middle."""
+
+    def on_train_epoch_start(self):
+        self.error.reset()
+        self.log("drawn", torch.rand(()), reduce_fx="sum")
+
+
 class Reloads(Net):
     """Another data set in each epoch."""
 
@@ -382,7 +398,7 @@ CONFIGURATIONS = {
         callbacks=lambda: [callbacks.StochasticWeightAveraging(0.02, swa_epoch_start=1, annealing_epochs=1)],
     ),
     "stateful": C(Adam, stateful),
-    "stateful, workers": C(Adam, lambda: stateful(num_workers=2)),
+    "stateful, workers": C(Adam, lambda: stateful(num_workers=2, noise=False)),
     "validated twice an epoch": C(options=TWICE),
     "validated every fourth batch": C(options={"val_check_interval": 4, "check_val_every_n_epoch": None}),
     "validated every second epoch": C(options={"check_val_every_n_epoch": 2}),
@@ -400,6 +416,7 @@ CONFIGURATIONS = {
         lambda: combined({"long": loader(), "short": loader(dataset=Rows(12), batch_size=6)}, "max_size_cycle"),
     ),
     "several validations": C(
+        Several,
         validation=lambda: [DataLoader(Rows(8, noise=True), batch_size=n, shuffle=True) for n in (4, 3)]
     ),
     "a sampler of one's own": C(data=lambda: DataLoader(Rows(20), batch_size=4, sampler=Unsized()), batches=15),
@@ -422,6 +439,10 @@ CONFIGURATIONS = {
         options=TWICE,
     ),
     "stopped early": C(callbacks=lambda: [callbacks.EarlyStopping("val_loss", mode="max", patience=1)], batches=12),
+    "stopped early, within an epoch": C(
+        callbacks=lambda: [callbacks.EarlyStopping("val_loss", mode="max", patience=2)], options=TWICE, batches=9
+    ),
+    "hooks at an epoch's start": C(Starts, options=TWICE),
     "a backbone that thaws": C(
         Backboned, callbacks=lambda: [callbacks.BackboneFinetuning(1, backbone_initial_lr=0.01, verbose=False)]
     ),
@@ -430,7 +451,7 @@ CONFIGURATIONS = {
 
 
 def combined(loaders, mode):
-    from holdfast import CombinedLoader
+    from holdfast.training.combined_loader import CombinedLoader
 
     return CombinedLoader(loaders, mode)
 

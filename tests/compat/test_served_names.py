@@ -57,7 +57,7 @@ def test_modules_below_are_there_without_an_import_of_their_own():
     import lightning as L
 
     assert L.pytorch.callbacks.ModelCheckpoint is holdfast.callbacks.ModelCheckpoint
-    assert L.pytorch.utilities.rank_zero.rank_zero_only.current() == 0
+    assert L.pytorch.utilities.rank_zero.rank_zero_only.rank == 0
     assert {"Trainer", "pytorch", "fabric"} <= set(dir(L))
 
 

@@ -25,24 +25,24 @@ def rank(monkeypatch):
     """Sets this process's rank, as a launcher does or as a program does."""
     for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(rank_zero.rank_zero_only, "rank", None)
+    monkeypatch.setattr(rank_zero.rank_zero_only, "_set", None)
 
     def put(rank, by):
         if by == "launcher":
             monkeypatch.setenv("RANK", str(rank))
         else:
-            monkeypatch.setattr(rank_zero.rank_zero_only, "rank", rank)
+            rank_zero.rank_zero_only.rank = rank
 
     return put
 
 
 @pytest.mark.parametrize("by", ["launcher", "program"])
 def test_rank_zero_only_calls_on_the_first_rank_alone(rank, by):
-    """The others get the default."""
+    """The others get the default; and a program that asks which rank this is gets a number."""
     double = rank_zero.rank_zero_only(lambda x: 2 * x, default=-1)
-    assert double(3) == 6
+    assert (double(3), rank_zero.rank_zero_only.rank) == (6, 0)
     rank(1, by)
-    assert double(3) == -1
+    assert (double(3), rank_zero.rank_zero_only.rank) == (-1, 1)
     assert rank_zero.rank_zero_only(lambda x: 2 * x)(3) is None
 
 

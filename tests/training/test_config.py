@@ -47,7 +47,7 @@ def test_all_problems_come_in_one_error():
         ({"reload_dataloaders_every_n_epochs": -1}, "reload_dataloaders_every_n_epochs is a whole number"),
         ({"callbacks": [ModelCheckpoint], "enable_checkpointing": True}, r"make one: ModelCheckpoint\(\)"),
         ({"callbacks": ModelCheckpoint()}, "enable_checkpointing=False contradicts"),
-        ({"plugins": ["x"]}, r"plugins=\['x'\]: a CheckpointIO is what this version takes"),
+        ({"plugins": ["x"]}, r"plugins=\['x'\]: it takes a CheckpointIO and a SLURMEnvironment; "),
         ({"barebones": True, "fast_dev_run": True, "logger": True}, "barebones=True switches off what logger=True and"),
     ],
 )

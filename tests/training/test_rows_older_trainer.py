@@ -99,6 +99,7 @@ def test_hooks_of_before_are_called_once_each_in_their_place(tmp_path):
         "on_fit_start", "on_pretrain_routine_start", "on_pretrain_routine_end", "on_train_start",
     ]  # fmt: skip
     assert (len(first), len(second)) == (2, 2)
+    assert {warning.filename for warning in [*first, *second]} == {__file__}  # elsewhere Python would not show it
     trainer.fit(Net(), *loaders())
 
 

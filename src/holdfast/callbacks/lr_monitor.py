@@ -74,7 +74,7 @@ class LearningRateMonitor(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log those that change by epoch."""
-        if self.logging_interval != "step":
+        if self.logging_interval != "step" and not trainer.fit_loop.batch:  # a resume in mid-epoch begins none
             self._log(trainer, "epoch")
 
     def _log(self, trainer: Trainer, interval: str) -> None:

@@ -22,32 +22,33 @@ class LightningDeprecationWarning(DeprecationWarning):
 
 
 class _RankZeroOnly:
-    """Makes a function do nothing on all ranks but the first.
-
-    Attributes:
-        rank: This process's rank where somebody has set it; None asks torch, else the launcher's variables.
-    """
+    """Makes a function do nothing on all ranks but the first."""
 
     def __init__(self) -> None:
-        self.rank: int | None = None
+        self._set: int | None = None
 
     def __call__(self, fn: Callable[P, T], default: T | None = None) -> Callable[P, T | None]:
         """``fn`` on the first rank; on the others a function that returns ``default``."""
 
         @wraps(fn)
         def first_only(*args: P.args, **kwargs: P.kwargs) -> T | None:
-            return fn(*args, **kwargs) if self.current() == 0 else default
+            return fn(*args, **kwargs) if self.rank == 0 else default
 
         return first_only
 
-    def current(self) -> int:
-        """This process's rank now; 0 where there is only one."""
-        if self.rank is not None:
-            return self.rank
+    @property
+    def rank(self) -> int:
+        """This process's rank: what somebody has set, else what torch says, else the launcher's variables, else 0."""
+        if self._set is not None:
+            return self._set
         distributed = sys.modules.get("torch.distributed")
         if distributed is not None and distributed.is_available() and distributed.is_initialized():
             return int(distributed.get_rank())
         return next((int(os.environ[name]) for name in _VARIABLES if name in os.environ), 0)
+
+    @rank.setter
+    def rank(self, rank: int | None) -> None:
+        self._set = rank
 
 
 rank_zero_only = _RankZeroOnly()

@@ -118,8 +118,8 @@ def writer_of(plugins: Any) -> CheckpointIO | None:
     strange = [one for one in given if not isinstance(one, CheckpointIO)]
     if strange:
         raise ConfigError(
-            f"plugins={strange!r}: a CheckpointIO is what this version takes",
-            remedy="precision=, strategy= and sync_batchnorm= ask for the rest",
+            f"plugins={strange!r}: it takes a CheckpointIO and a SLURMEnvironment; "
+            "precision=, strategy= and sync_batchnorm= ask for the rest"
         )
     if len(given) > 1:
         raise ConfigError(f"plugins= has {len(given)} CheckpointIO, and one of them is to write")

@@ -94,6 +94,7 @@ class FitLoop:
         self._plateau_at = -1
         self._window = False  # whether gradients wait for more batches to come to them
         self._waiting: set[int] = set()  # optimizers stepped by hand that have gradients they were not stepped with
+        self._within = False  # whether an epoch's batches are under way, or its end is still to come
         self._uncounted = False  # whether the step just taken is not in ``stepped`` yet, as hooks expect
         self._elapsed = 0.0
         self._last_validation = 0.0
@@ -127,6 +128,7 @@ class FitLoop:
             # A batch that an error broke off is not in the window.
             "window": self._window if self.at_boundary else bool(self.batch % self.limits.accumulate),
             "waiting": sorted(self._waiting),
+            "within": self._within,
             "data": self._place or self.batches.feed.state_dict(self.batch, over=self.complete),
             "validation": self._evaluation_places() if self.random is None else self._validating,
             "metrics": self.metrics.state_dict(),
@@ -140,6 +142,9 @@ class FitLoop:
         self.total_batches, self.steps, self.samples = progress.batches, progress.steps, progress.samples
         self.validated_at, self._plateau_at = state.get("validated_at", -1), state.get("plateau_at", -1)
         self._window, self._waiting = state.get("window", False), set(state.get("waiting", ()))
+        self.last_batch = state.get("last_batch", False)
+        # Saved at the end of the last step there is to be, and before what follows on it: that is still to be done.
+        self._within = bool(state.get("within")) and self.steps == self.limits.max_steps
         within = self.batch > 0 and not self.complete
         self._place = state.get("data") or ({"kind": "unknown", "over": False, "done": self.batch} if within else None)
         loaders = () if self.evaluation is None else self.evaluation.loaders
@@ -162,14 +167,14 @@ class FitLoop:
 
     def run(self) -> None:
         """Train, unless there is nothing left to do."""
-        if self.batches.size == 0 or self._done():
+        if self.batches.size == 0 or (self._done() and not self._within):
             return
         self.running = True
         if self.complete:
             self._next_epoch()
         self.hooks.call("on_train_start")
         self.restore_random()
-        while not self._done():
+        while self._within or not self._done():
             self._run_epoch()
         self.running = False
         self.fence()
@@ -183,8 +188,11 @@ class FitLoop:
         self.batches.set_epoch(self.epoch)
         self.metrics.begin_stage("train")
         self.hooks.call("on_train_epoch_start")
+        if resumed_at:
+            self.metrics.forget_again()  # that hook has run in this epoch before
+        self._within = True
         self.complete = self._run_batches(resumed_at)
-        self.at_boundary = True
+        self._within, self.at_boundary = False, True
         self.fence()
         self.metrics.end_batches(self.steps)
         self.hooks.call_all(self.early_epoch_end, "on_train_epoch_end")
@@ -208,8 +216,8 @@ class FitLoop:
         source = iter(()) if over else self._batches_from(resumed_at)
         if resumed_at:
             self._finish_step(resumed_at)
-        if over:
-            return True
+        if over or self._enough():
+            return over
         upcoming = next(source, _END)
         if upcoming is _END and not resumed_at:
             raise ConfigError(
@@ -271,7 +279,8 @@ class FitLoop:
     def _finish_step(self, batches: int) -> None:
         """What came after the save in the step that a checkpoint holds: its validation, schedulers that look at it."""
         self.restore_random()  # the epoch's beginning has drawn from it once more
-        if self.validated_at != self.total_batches and self._validates(batches - 1, batches == self.batches.size):
+        last = self.last_batch if self.batches.size is None else batches == self.batches.size
+        if self.validated_at != self.total_batches and self._validates(batches - 1, last):
             self._validate()
         if not self._window and self.schedules.plateau_step and self._plateau_at != self.total_batches:
             self._step_plateau(batches)

@@ -46,6 +46,7 @@ class MetricLog:
     def __init__(self) -> None:
         self.module: Any = None
         self._seen: dict[str, dict[str, Any]] | None = None  # by metric objects, before the evaluation under way
+        self._loaded: Mapping[str, Any] = {}
         self.reduce: Across | None = None
         self.union: Union | None = None
         self.logged: dict[str, Tensor] = {}
@@ -389,6 +390,7 @@ class MetricLog:
 
         Warns of metric objects whose value of this epoch will lack what came before. An empty state does nothing.
         """
+        self._loaded = state
         if not state:
             return
         training = self._stages["train"] = self._stage = Stage("train", several=False)
@@ -406,6 +408,12 @@ class MetricLog:
         for name, at in state["measured"].items():
             self._callback[name] = state["callback"][name]
             self._measured[name] = (self._callback[name], at)
+
+    def forget_again(self) -> None:
+        """Forget what was logged since ``load_state_dict``, and what metric objects have seen since."""
+        if self._loaded:
+            self.load_state_dict(self._loaded)
+            self.begin_stage("train")
 
 
 class SilentLog(MetricLog):

@@ -1,0 +1,29 @@
+"""Which tests are slow: they start many processes or read many files. ``make test`` leaves them to ``make test-slow``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+SLOW = (
+    "strategies",
+    "testing",
+    "torture",
+    "training/test_exact_data.py",
+    "training/test_exact_everywhere.py",
+    "training/test_folder_memory.py",
+    "training/test_requeue.py",
+    "training/test_rows_ckpt_path.py",
+    "training/test_seed_examples.py",
+)
+QUICK = ("strategies/test_choose.py", "strategies/test_world.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark those that are."""
+    for item in items:
+        where = item.path.relative_to(HERE).as_posix()
+        if where.startswith(SLOW) and where not in QUICK:
+            item.add_marker(pytest.mark.slow)
