@@ -1,7 +1,7 @@
 """Fits as users write them, one for each thing that a resume can forget; they run in processes of their own.
 
-A run is made of a configuration and a seed. ``whole`` runs it untouched, ``saved`` saves after every batch and is killed
-in its last one, ``resumed`` goes on from one of those files. Each leaves a record of what it did.
+``whole`` runs one untouched, ``saved`` saves after every batch and is killed in its last one, ``resumed`` goes on from
+one of those files, under another seed. Each leaves a record of what it did.
 """
 
 from __future__ import annotations
@@ -361,15 +361,14 @@ CONFIGURATIONS = {
     "workers that stay, noise in them": C(Adam, lambda: noisy(num_workers=2, persistent_workers=True)),
     "workers, noise in them": C(Adam, lambda: noisy(num_workers=2)),
     "workers of the validation": C(
-        Adam, noisy,
+        Adam,
+        noisy,
         validation=lambda: DataLoader(Rows(8, noise=True), batch_size=4, shuffle=True, num_workers=1),
         options=TWICE,
     ),
     "accumulation": C(Adam, options={"accumulate_grad_batches": 4}),
     "accumulation, validated within": C(options={"accumulate_grad_batches": 4, **TWICE}),
-    "accumulation by a schedule": C(
-        callbacks=lambda: [callbacks.GradientAccumulationScheduler({0: 1, 1: 4})]
-    ),
+    "accumulation by a schedule": C(callbacks=lambda: [callbacks.GradientAccumulationScheduler({0: 1, 1: 4})]),
     "accumulation by hand": C(AccumulatesByHand, options={"limit_val_batches": 0}),
     "bf16": C(Adam, options={"precision": "bf16-mixed"}),
     "fp16": C(Adam, options={"precision": "16-mixed"}),
@@ -389,7 +388,8 @@ CONFIGURATIONS = {
             lambda o: lr_scheduler.SequentialLR(
                 o, [lr_scheduler.LinearLR(o, 0.1, total_iters=3), lr_scheduler.CosineAnnealingLR(o, 6)], [3]
             ),
-            interval="step", frequency=2,
+            interval="step",
+            frequency=2,
         )
     ),
     "ema": C(Normed, callbacks=lambda: [callbacks.EMAWeightAveraging(decay=0.8)], options=TWICE),
@@ -416,12 +416,12 @@ CONFIGURATIONS = {
         lambda: combined({"long": loader(), "short": loader(dataset=Rows(12), batch_size=6)}, "max_size_cycle"),
     ),
     "several validations": C(
-        Several,
-        validation=lambda: [DataLoader(Rows(8, noise=True), batch_size=n, shuffle=True) for n in (4, 3)]
+        Several, validation=lambda: [DataLoader(Rows(8, noise=True), batch_size=n, shuffle=True) for n in (4, 3)]
     ),
     "a sampler of one's own": C(data=lambda: DataLoader(Rows(20), batch_size=4, sampler=Unsized()), batches=15),
     "a stream with a state": C(
-        data=lambda: DataLoader(Stream(), batch_size=4), batches=15,
+        data=lambda: DataLoader(Stream(), batch_size=4),
+        batches=15,
         options={"val_check_interval": 3, "check_val_every_n_epoch": None},
     ),
     "max_time": C(options={"max_time": timedelta(hours=1)}),
@@ -440,7 +440,7 @@ CONFIGURATIONS = {
     ),
     "stopped early": C(callbacks=lambda: [callbacks.EarlyStopping("val_loss", mode="max", patience=1)], batches=12),
     "stopped early, within an epoch": C(
-        callbacks=lambda: [callbacks.EarlyStopping("val_loss", mode="max", patience=2)], options=TWICE, batches=9
+        callbacks=lambda: [callbacks.EarlyStopping("val_loss", mode="max", patience=1)], options=TWICE, batches=9
     ),
     "hooks at an epoch's start": C(Starts, options=TWICE),
     "a backbone that thaws": C(

@@ -16,7 +16,6 @@ from holdfast.compat.boring_classes import BoringDataModule, BoringModel
 from holdfast.errors import ConfigError, SaveFailed
 from holdfast.training.checkpoint_io import AsyncCheckpointIO, CheckpointIO, TorchCheckpointIO, writer_of
 
-
 pytestmark = pytest.mark.filterwarnings("ignore:Checkpoints are written by")
 
 
@@ -176,7 +175,7 @@ def test_a_users_own_is_called_with_a_warning(wrap):
 
 @pytest.mark.parametrize(
     ("given", "said"),
-    [("16-mixed", "a CheckpointIO is what"), ([Pickles(), Pickles()], "2 CheckpointIO"), ([object()], "object object")],
+    [("16-mixed", "it takes a CheckpointIO"), ([Pickles(), Pickles()], "2 CheckpointIO"), ([object()], "object object")],
 )
 def test_other_plugins_are_refused(given, said):
     """With where to ask for it."""

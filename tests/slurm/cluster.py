@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import socket
 import subprocess
@@ -82,6 +83,10 @@ class Cluster:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.say("scancel", "--user=root", check=False)
+        # What waits to tell slurmctld of a job's end would wait for ever.
+        busy = re.compile("JobState=(RUNNING|COMPLETING)")
+        self.until(lambda: not busy.search(self.say("scontrol", "show", "job", check=False)), "the jobs' ends")
         for daemon in reversed(self._daemons):
             daemon.terminate()
             try:

@@ -822,8 +822,89 @@ def test_a_changed_reduction_begins_anew_and_says_so():
     assert resumed.end_stage(1) == {"x_epoch": 0.5}
 
 
+def measuring():
+    """A module with metric objects of torchmetrics, one of them within a collection."""
+    import torchmetrics
+
+    module = torch.nn.Module()
+    module.train_mean, module.val_mean = torchmetrics.MeanMetric(), torchmetrics.MeanMetric()
+    module.several = torchmetrics.MetricCollection({"sum": torchmetrics.SumMetric(), "cat": torchmetrics.CatMetric()})
+    return module
+
+
+@pytest.mark.parametrize("cut", range(4))
+def test_metric_objects_go_on_in_the_middle_of_an_epoch(cut, tmp_path):
+    """What they have seen is in the state; also where they are not logged again before the epoch ends."""
+
+    def train(log, module, part):
+        for step in part:
+            log.begin_batch(torch.zeros(1))
+            module.train_mean(VALUES[step])
+            module.several.update(VALUES[step])
+            log.log("mean", module.train_mean, hook="training_step", on_epoch=True)
+            log.log("sum", module.several["sum"], hook="training_step", on_step=False, on_epoch=True)
+            log.end_batch(step + 1)
+
+    def begun(module, state=None):
+        log = MetricLog()
+        log.module = module
+        if state is not None:
+            log.load_state_dict(state)
+        log.begin_stage("train")
+        return log
+
+    module = measuring()
+    log = begun(module)
+    train(log, module, range(cut))
+    torch.save(log.state_dict(), tmp_path / "state")
+    train(log, module, range(cut, 3))
+
+    resumed = measuring()
+    resumed.train_mean.update(100.0)  # what it has seen of something else is none of this run
+    again = begun(resumed, torch.load(tmp_path / "state", weights_only=True))
+    train(again, resumed, range(cut, 3))
+    assert torch.equal(again.end_stage(3)["mean_epoch"], log.end_stage(3)["mean_epoch"])
+    assert again.callback["sum"] == log.callback["sum"]
+    assert tuple(resumed.several["cat"].compute().tolist()) == VALUES
+    assert resumed.train_mean.update_count == 0
+
+
+def test_what_metric_objects_see_in_an_evaluation_is_not_saved():
+    """A validation that is broken off runs whole."""
+    module = measuring()
+    log = MetricLog()
+    log.module = module
+    log.begin_stage("train")
+    module.train_mean.update(1.0)
+    log.begin_stage("validate")
+    module.val_mean.update(5.0)
+    state = log.state_dict()
+    assert list(state["seen"]) == ["train_mean"]
+    module.train_mean.update(3.0)
+    assert state["seen"]["train_mean"]["count"] == 1
+    log.load_state_dict(state)
+    assert (module.train_mean.compute(), module.val_mean.update_count) == (1.0, 0)
+    log.begin_stage("validate")
+    log.end_stage(1)
+    assert list(log.state_dict()["seen"]) == ["train_mean"]
+
+
+def test_a_metric_object_that_is_gone_is_named():
+    """Its values of this epoch are lost, and nothing else is."""
+    log, module = begun(), measuring()
+    log.module = module
+    module.train_mean.update(1.0)
+    log.log("mean", module.train_mean, hook="training_step", on_step=False, on_epoch=True)
+    log.log("x", 2.0, hook="training_step", on_step=False, on_epoch=True)
+    resumed = MetricLog()
+    with pytest.warns(UserWarning, match="What 'train_mean' had seen is in the checkpoint, and no such metric object"):
+        resumed.load_state_dict(log.state_dict())
+    resumed.begin_stage("train")
+    assert resumed.end_stage(1) == {"x": 2.0}
+
+
 def test_a_resume_says_which_objects_have_lost_their_epoch():
-    """Their state is the module's, not ours."""
+    """Those that are none of torchmetrics', and so have no state that we know."""
     log, metric = begun(), Summed()
     metric(1.0)
     log.log("m", metric, hook="training_step", on_epoch=True)

@@ -74,7 +74,8 @@ class LearningRateMonitor(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log those that change by epoch."""
-        if self.logging_interval != "step" and not trainer.fit_loop.batch:  # a resume in mid-epoch begins none
+        resumed = trainer.fit_loop is not None and trainer.fit_loop.batch > 0  # this epoch has begun before
+        if self.logging_interval != "step" and not resumed:
             self._log(trainer, "epoch")
 
     def _log(self, trainer: Trainer, interval: str) -> None:

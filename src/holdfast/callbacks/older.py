@@ -75,8 +75,9 @@ def tell(callback: Any, topic: str, text: str) -> None:
     if kind not in told:
         told.add(kind)
         code = getattr(inspect.unwrap(getattr(kind, topic)), "__code__", None)
-        place = ("<unknown>", 0) if code is None else (code.co_filename, code.co_firstlineno)
-        warnings.warn_explicit(f"{kind.__name__}: {text} instead.", DeprecationWarning, *place, module=kind.__module__)
+        file, line = ("<unknown>", 0) if code is None else (code.co_filename, code.co_firstlineno)
+        message = f"{kind.__name__}: {text} instead."
+        warnings.warn_explicit(message, DeprecationWarning, file, line, module=kind.__module__)
 
 
 def _keeping_what_it_returns(callback: Any, call: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,6 +7,7 @@ _LOGGER = "A Logger of your own (holdfast.loggers.Logger) has four things to def
 _LOOPS = "What runs is the trainer's own; hooks of the module and of callbacks are the way in (docs/hooks.md)."
 _ACCELERATOR = "Trainer(accelerator='cpu' or 'gpu') says it; torch.cuda tells what is there."
 _TUNER = "Try the values in fits of your own, with limit_train_batches= and enable_checkpointing=False."
+_CLI = "There is no LightningCLI: read arguments with argparse, and build the Trainer of them."
 _COLOURS = "RichProgressBar shows a terminal's own colours."
 
 ABSENT = {
@@ -18,7 +19,9 @@ ABSENT = {
     "lightning.pytorch.utilities.upgrade_checkpoint": "Older checkpoints are read as they are.",
     "lightning.app": "",
     "lightning.data": "Import litdata itself.",
-    "lightning.pytorch.cli": "There is no LightningCLI: read arguments with argparse, and build the Trainer of them.",
+    "lightning.pytorch.cli": _CLI,
+    "lightning.pytorch.utilities.cli": _CLI,
+    "lightning.pytorch.metrics": "Import torchmetrics itself.",
     "lightning.pytorch.tuner": _TUNER,
     "lightning.pytorch.callbacks.batch_size_finder": _TUNER,
     "lightning.pytorch.callbacks.BatchSizeFinder": _TUNER,

@@ -114,6 +114,11 @@ def _scheduler(given: Any, monitor: str | None) -> SchedulerConfig:
     return config
 
 
+def reached(optimizer: Optimizer) -> bool:
+    """Whether a backward pass may leave gradients in what an optimizer steps."""
+    return any(parameter.requires_grad for group in optimizer.param_groups for parameter in group["params"])
+
+
 class SteppedOptimizer:
     """An optimizer as modules see it: its ``step`` goes through the strategy and is counted. All else is its own."""
 

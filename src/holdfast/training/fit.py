@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from holdfast.errors import ConfigError
 from holdfast.policy.values import Event, Progress
 from holdfast.state import random
-from holdfast.state.optimizers import SchedulerConfig, SteppedOptimizer
+from holdfast.state.optimizers import SchedulerConfig, SteppedOptimizer, reached
 from holdfast.strategies.base import TrainingStrategy
 from holdfast.training.agreement import Agreement
 from holdfast.training.data import Batches, Transfer, calling
@@ -86,16 +86,15 @@ class FitLoop:
         self.last_batch = False
         self.epoch_ended = False  # which, unlike ``complete``, is said of an epoch that was cut short too
         self.validated_at = -1
-        self.at_boundary = True
-        self.running = False
+        self.at_boundary, self.running = True, False
         self.random: dict[str, Any] | None = None
         self._place: dict[str, Any] | None = None  # in the data, as a checkpoint has it; None once it was gone to
         self._validating: list[dict[str, Any]] | None = None
         self._plateau_at = -1
         self._window = False  # whether gradients wait for more batches to come to them
         self._waiting: set[int] = set()  # optimizers stepped by hand that have gradients they were not stepped with
-        self._within = False  # whether an epoch's batches are under way, or its end is still to come
-        self._uncounted = False  # whether the step just taken is not in ``stepped`` yet, as hooks expect
+        self._within = False  # whether the batches of an epoch are under way
+        self._uncounted = False  # whether a step is not in ``stepped`` yet, as hooks expect
         self._elapsed = 0.0
         self._last_validation = 0.0
         automatic = bool(module.automatic_optimization)
@@ -145,8 +144,8 @@ class FitLoop:
         self.last_batch = state.get("last_batch", False)
         # Saved at the end of the last step there is to be, and before what follows on it: that is still to be done.
         self._within = bool(state.get("within")) and self.steps == self.limits.max_steps
-        within = self.batch > 0 and not self.complete
-        self._place = state.get("data") or ({"kind": "unknown", "over": False, "done": self.batch} if within else None)
+        unknown = {"kind": "unknown", "over": False, "done": self.batch}
+        self._place = state.get("data") or (unknown if self.batch > 0 and not self.complete else None)
         loaders = () if self.evaluation is None else self.evaluation.loaders
         places = state.get("validation") or ()
         if len(places) == len(loaders):
@@ -188,8 +187,8 @@ class FitLoop:
         self.batches.set_epoch(self.epoch)
         self.metrics.begin_stage("train")
         self.hooks.call("on_train_epoch_start")
-        if resumed_at:
-            self.metrics.forget_again()  # that hook has run in this epoch before
+        if resumed_at:  # that hook has run in this epoch before
+            self.metrics.forget_again()
         self._within = True
         self.complete = self._run_batches(resumed_at)
         self._within, self.at_boundary = False, True
@@ -380,15 +379,14 @@ class FitLoop:
         self.hooks.call("on_before_backward", loss)
         self.strategy.backward(self.module, loss, *args, **kwargs)
         if not self.module.automatic_optimization:
-            trained = (any(p.requires_grad for g in one.param_groups for p in g["params"]) for one in self.optimizers)
-            self._waiting.update(index for index, reached in enumerate(trained) if reached)
+            self._waiting.update(index for index, one in enumerate(self.optimizers) if reached(one))
         self.hooks.call("on_after_backward")
 
     def step(self, optimizer: Optimizer, closure: Callable[[], Any] | None) -> Any:
         """One optimizer step, counted when it is taken; ``SteppedOptimizer`` comes here."""
         loss = self.strategy.step(optimizer, closure, self._before_step)
         if self._waiting:
-            self._waiting -= {index for index, one in enumerate(self.optimizers) if one is optimizer}
+            self._waiting.discard(next(index for index, one in enumerate(self.optimizers) if one is optimizer))
         self.steps += 1
         return loss
 

@@ -1,6 +1,6 @@
-"""What torchmetrics objects have seen so far, for a checkpoint. Updates and computes none of them, and never imports them.
+"""What torchmetrics objects have seen so far, for a checkpoint. Updates and computes none of them.
 
-A module that has such objects has imported torchmetrics itself.
+It never imports torchmetrics: a module that has such objects has done so itself.
 """
 
 from __future__ import annotations
