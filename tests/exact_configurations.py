@@ -32,7 +32,7 @@ from holdfast.loggers.base import Logger
 from holdfast.store import LocalStore
 from holdfast.testing.recording import Recorder, digest, reseed
 
-SAMPLES, BATCHES, EPOCHS = 24, 6, 3
+SAMPLES, BATCHES, EPOCHS, RANKS = 24, 6, 3, 2
 
 
 def loader(**options):
@@ -257,8 +257,12 @@ class Reduced(Net):
             self.log("second", loss, on_step=False, on_epoch=True, batch_size=3)
         return loss
 
-    def on_train_batch_end(self, outputs, batch, batch_idx):
-        self.log("norm", self.layers[0].weight.norm(), on_step=True, on_epoch=True)
+
+class LogsNorms(L.Callback):
+    """Logs when a batch has ended. The module's own hook would run after the save by hand, and not again."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        pl_module.log("norm", pl_module.layers[0].weight.norm(), on_step=True, on_epoch=True)
 
 
 class Mixed(Net):
@@ -404,7 +408,7 @@ CONFIGURATIONS = {
     "validated every second epoch": C(options={"check_val_every_n_epoch": 2}),
     "metric objects": C(Measured, options=TWICE),
     "metric objects by hand": C(MeasuredByHand, options=TWICE),
-    "metrics reduced otherwise": C(Reduced, options=TWICE),
+    "metrics reduced otherwise": C(Reduced, options=TWICE, callbacks=lambda: [LogsNorms()]),
     "batch norm": C(Normed),
     "clipped by norm": C(options={"gradient_clip_val": 0.1}),
     "clipped by value": C(options={"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"}),
@@ -500,17 +504,25 @@ class KilledInItsLastBatch(L.Callback):
         trainer.save_checkpoint(self.folder / f"by hand {done}.ckpt")
         if done == self.batches:
             trainer.saving.settle()
+            trainer.strategy.group.barrier(phase="the end")
             os.kill(os.getpid(), signal.SIGKILL)
 
 
 def fit(name, seed, extra=(), ckpt_path=None):
     """Train one configuration; the trainer and what was noted."""
     configuration = CONFIGURATIONS[name]
+    spread = {"strategy": "ddp", "devices": RANKS} if "RANK" in os.environ else {}
     reseed(1)  # the module begins as it began
     model = configuration.module()
     reseed(seed)
     recorder, ends, rows = Recorder(None, Path()), Ends(), Rows_()
-    options = {"max_epochs": EPOCHS, "num_sanity_val_steps": 0, "log_every_n_steps": 2, **configuration.options}
+    options = {
+        "max_epochs": EPOCHS,
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": 2,
+        **configuration.options,
+        **spread,
+    }
     trainer = L.Trainer(
         callbacks=[recorder, *configuration.callbacks(), ends, *extra], logger=rows, accelerator="cpu",
         enable_progress_bar=False, enable_model_summary=False,
@@ -556,7 +568,8 @@ def saved(name, folder):
     strictly()
     folder = Path(folder)
     saver = ModelCheckpoint(folder / "automatic", "{step}", train_time_interval=timedelta(0), save_top_k=-1)
-    fit(name, 1, [saver, KilledInItsLastBatch(folder, CONFIGURATIONS[name].batches)])
+    batches = CONFIGURATIONS[name].batches // (RANKS if "RANK" in os.environ else 1)
+    fit(name, 1, [saver, KilledInItsLastBatch(folder, batches)])
 
 
 def resumed(name, path, out):
@@ -565,13 +578,21 @@ def resumed(name, path, out):
     Path(out).write_text(json.dumps(record(*fit(name, 987_654_321, ckpt_path=path))))
 
 
-def files(name, folder):
+def ranked(target, rank, port, *arguments):
+    """One of these as a rank of two, each with a record of its own."""
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(RANKS), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )  # fmt: skip
+    globals()[target](*(argument.format(rank=rank) for argument in arguments))
+
+
+def files(name, folder, batches=None):
     """The checkpoint after each batch: every second one is the trainer's own, the others were asked for by hand."""
     folder = Path(folder)
     records = Folder(LocalStore(folder / "automatic")).scan().records
     automatic = {one.progress.batches: folder / "automatic" / one.names[0] for one in records}
     found = {}
-    for batch in range(1, CONFIGURATIONS[name].batches + 1):
+    for batch in range(1, (batches or CONFIGURATIONS[name].batches) + 1):
         by_hand = folder / f"by hand {batch}.ckpt"
         found[batch] = automatic[batch] if batch % 2 and batch in automatic else by_hand
     return found

@@ -175,7 +175,11 @@ def test_a_users_own_is_called_with_a_warning(wrap):
 
 @pytest.mark.parametrize(
     ("given", "said"),
-    [("16-mixed", "it takes a CheckpointIO"), ([Pickles(), Pickles()], "2 CheckpointIO"), ([object()], "object object")],
+    [
+        ("16-mixed", "it takes a CheckpointIO"),
+        ([Pickles(), Pickles()], "2 CheckpointIO"),
+        ([object()], "object object"),
+    ],
 )
 def test_other_plugins_are_refused(given, said):
     """With where to ask for it."""
