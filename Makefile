@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup check test test-slow test-all test-interop docs demo torture bench clean
+.PHONY: setup check test test-slow test-all test-extra test-interop docs demo torture bench clean
 
 setup: .venv/.ready
 
@@ -30,6 +30,10 @@ test-slow: setup
 test-all: test
 	OMP_NUM_THREADS=1 HOLDFAST_TORTURE=whole $(BIN)/python -m pytest -m "not interop" --timeout 1800 \
 		tests/state tests/strategies tests/testing tests/training
+
+# Under a Slurm of its own, which it starts: a job that is requeued and goes on. Needs slurmd, slurmctld and munge.
+test-extra: setup
+	HOLDFAST_EXTRA=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/slurm --timeout 600
 
 # Real Lightning, in an environment of its own, opens our files.
 test-interop: setup .venv-lightning/.ready

@@ -8,6 +8,7 @@ import pytest
 
 HERE = Path(__file__).parent
 SLOW = (
+    "benchmarks",
     "strategies",
     "testing",
     "torture",
@@ -15,7 +16,9 @@ SLOW = (
     "training/test_exact_everywhere.py",
     "training/test_folder_memory.py",
     "training/test_requeue.py",
+    "training/test_resume_report.py",
     "training/test_rows_ckpt_path.py",
+    "training/test_saving_interrupted.py",
     "training/test_seed_examples.py",
 )
 QUICK = ("strategies/test_choose.py", "strategies/test_world.py")

@@ -155,7 +155,7 @@ def _find(home: Folder, source: str | os.PathLike[str], which: Which) -> tuple[F
         )
     listing = home.scan()
     if source in ("last", "best"):
-        return home, resolve.last_of(listing, home.store.root) if source == "last" else resolve.best_of(
+        return home, resolve.last_of(home, listing) if source == "last" else resolve.best_of(
             listing, which, home.store.root
         )
     text = str(source)

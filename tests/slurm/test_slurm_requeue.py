@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,8 @@ def test_a_signalled_job_is_requeued_and_goes_on_at_its_very_step(cluster, tmp_p
     cluster.until(lambda: "training" in log.read_text(), "the job's first step")
     cluster.say("scancel", "--signal=USR1", "--batch", job)
     cluster.until(lambda: cluster.state(job).get("Restarts") == "1", "the requeue")
+    cluster.until(lambda: cluster.state(job)["JobState"] == "PENDING", "the queue")
+    time.sleep(3)  # a node refuses a job that begins in the second in which it was killed there: a rule of Slurm's
 
     def started_again():
         # Slurm holds a requeued job back for two minutes, and sets that time a while after it says so.

@@ -50,6 +50,20 @@ def test_all_are_kept_with_minus_one_and_the_best_is_the_best(tmp_path):
     assert callback.best_model_score == torch.tensor(1.0)
 
 
+def test_all_that_are_kept_have_the_score_of_a_validation_at_their_step(tmp_path):
+    """``save_top_k=-1`` by steps that a validation follows: each file has its own score, and the best is known."""
+    callback = ModelCheckpoint(
+        tmp_path, "{step}-{val_loss:.0f}", monitor="val_loss", every_n_train_steps=4, save_top_k=-1
+    )
+    fit(tmp_path, callback, max_epochs=3)
+    scores = {Path(path).name: f"{score.item():.0f}" for path, score in callback.best_k_models.items()}
+
+    assert sorted(scores) == names(tmp_path)
+    assert [name.partition("-")[0] for name in names(tmp_path)] == ["step=12", "step=4", "step=8"]
+    assert all(name.endswith(f"val_loss={score}.ckpt") for name, score in scores.items())
+    assert callback.best_model_score is not None
+
+
 def test_none_is_kept_with_zero(tmp_path):
     """``save_top_k=0`` saves nothing, not at the end of fit either."""
     fit(tmp_path, ModelCheckpoint(tmp_path, save_top_k=0))

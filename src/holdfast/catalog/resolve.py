@@ -121,9 +121,35 @@ def last(listing: Listing) -> Record | None:
     return newest[0] if newest else None
 
 
-def last_of(listing: Listing, root: str) -> Record:
-    """As ``last``; raises ``NotFound`` where there is none."""
+def refuse_wrecks(folder: Folder, listing: Listing, newest: Record | None) -> None:
+    """Where a newer checkpoint was written than the newest that can be told, and its file is one no more.
+
+    Raises:
+        Corrupt: It names the file; an older state is not taken for the last one without a word.
+    """
+    since = 0.0 if newest is None else newest.saved_at
+    wrecks = [s for s in listing.strangers if s.was is not None and whole(s.was) and s.was.saved_at > since]
+    for wreck in sorted(wrecks, key=lambda s: s.was.saved_at if s.was else 0.0, reverse=True)[:1]:
+        assert wreck.was is not None, "only those are among them"
+        raise Corrupt(
+            f"is corrupt: {wreck.why}. It was the newest, of step {wreck.was.progress.steps:,}.",
+            checkpoint=f"{folder.store.root}/{wreck.name}",
+            good=newest_good(listing.records),
+            remedy="Name that one, or use 'auto' (with a Checkpointer: resume()), which goes back to the newest that "
+            "verifies and says how many steps are lost.",
+        )
+
+
+def last_of(folder: Folder, listing: Listing) -> Record:
+    """As ``last``.
+
+    Raises:
+        NotFound: There is none.
+        Corrupt: The newest was damaged so that it cannot be told any more.
+    """
+    root = folder.store.root
     record = last(listing)
+    refuse_wrecks(folder, listing, record)
     if record is None:
         raise NotFound("does not exist: the folder holds no checkpoint that can be resumed.", checkpoint=f"{root}/last")
     return record

@@ -98,7 +98,7 @@ class Script:
         )
 
     def _start(self, world: World) -> None:
-        command = own_command()
+        command = own_command() if world.local_size > 1 else []
         os.environ.update(world.environment())
         for local_rank in range(1, world.local_size):
             rank = world.node * world.local_size + local_rank

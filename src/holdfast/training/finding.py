@@ -324,7 +324,10 @@ def _auto(folders: Sequence[Folder], keep: Callable[[str], str], holds: Callable
 
 
 def _last(folders: Sequence[Folder], holds: Callable[[Record], bool]) -> str:
-    newest = resolve.newest_first([(folder, folder.scan()) for folder in folders], holds)
+    listed = [(folder, folder.scan()) for folder in folders]
+    newest = resolve.newest_first(listed, holds)
+    for folder, listing in listed:
+        resolve.refuse_wrecks(folder, listing, newest[0][1] if newest else None)
     if newest:
         return _path(*newest[0])
     if (foreign := _foreign(folders)) is not None:

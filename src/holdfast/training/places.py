@@ -197,7 +197,9 @@ class Place:
     @property
     def wanted(self) -> tuple[str, ...]:
         """The metrics that rank or name something here."""
-        names = (name for p in self.policies for name in (*p.which.metrics, *p.where.fields))
+        named = (name for p in self.policies for name in (*p.which.metrics, *p.where.fields))
+        # A callback that keeps all ranks by its monitor none the less.
+        names = (*named, *(c.monitor for c in self._callbacks if c.monitor is not None and c.save_top_k != 0))
         return tuple(dict.fromkeys(name for name in names if name not in COUNTERS))
 
     @property
