@@ -1,4 +1,4 @@
-"""Which tests are slow: they start many processes or read many files. ``make test`` leaves them to ``make test-slow``."""
+"""Which tests are slow: they start many processes or read many files. ``make test-slow`` runs them."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ NAMES: dict[str, Asked] = {
 def chosen(
     strategy: Any,
     *,
-    accelerator: str,
+    accelerator: str | None,
     devices: int | str | Sequence[int],
     num_nodes: int,
     precision: str | int,
@@ -132,8 +132,9 @@ def chosen(
         problems.append(f"strategy={strategy!r} is not one of {', '.join(('auto', *NAMES))}")
     elif strategy is not None and not isinstance(strategy, (str, SingleDeviceStrategy, DDPStrategy, FSDPStrategy)):
         problems.append(f"strategy= takes a name or one of holdfast.strategies, not a {type(strategy).__name__}")
+    accelerator = "auto" if accelerator is None else accelerator
     if accelerator not in ("auto", "cpu", "gpu", "cuda"):
-        problems.append(f"accelerator is 'auto', 'cpu' or 'gpu', not {accelerator!r}")
+        problems.append(f"accelerator is 'auto', 'cpu', 'gpu' or 'cuda', not {accelerator!r}")
     if type(num_nodes) is not int or num_nodes < 1:
         problems.append(f"num_nodes is a number of hosts, not {num_nodes!r}")
     if problems:

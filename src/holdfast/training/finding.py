@@ -31,6 +31,7 @@ T = TypeVar("T")
 _NOTES = ".holdfast"
 _LAST = re.compile(r"last(-v\d+)?\.ckpt\Z")
 _STALE = 30.0  # seconds in which every host is to see what another one has written
+_FRESH = "ckpt_path='auto': there is nothing to go on from, so this is a fresh start"
 _DEPTH = 5  # <root>/<name>/version_N/checkpoints is three
 
 
@@ -59,8 +60,12 @@ def home(
         return None
 
     def look() -> str | None:
-        folder = resolve.unfinished(_folders(roots))
-        return None if folder is None else folder.store.root
+        folders = list(_folders(roots))
+        folder = resolve.unfinished(folders)
+        if folder is not None:
+            return folder.store.root
+        _say_new(folders)
+        return None
 
     root = agreed(group or Solo(), look, phase="ckpt_path='auto'")
     return None if root is None else go_on_in(Path(root), loggers)
@@ -78,7 +83,10 @@ def go_on_in(found: Path, loggers: Sequence[Any]) -> Path | None:
             one.go_on_in(found.parent.name)
             chosen = _version(one, experiment)
             if chosen.resolve() != found.parent.resolve() and one is loggers[0]:
-                return _unfinished_in(chosen / "checkpoints")  # somebody gave it another version
+                own = _unfinished_in(chosen / "checkpoints")  # somebody gave it another version
+                if own is None:
+                    logger.info(_FRESH)
+                return own
     logger.info("going on in '%s'", found)
     return found
 
@@ -175,6 +183,7 @@ def find(
     callback: ModelCheckpoint | None,
     read: Callable[[str | os.PathLike[str]], T],
     holds: Callable[[Record], bool] = resolve.whole,
+    begins: bool = True,
     group: Group | None = None,
     identity: Callable[[T], str] = lambda opened: "",
 ) -> T | None:
@@ -186,6 +195,7 @@ def find(
         callback: Says what is best.
         read: Reads a path, or raises ``Corrupt``.
         holds: Whether a checkpoint holds what is needed.
+        begins: Whether a run begins anew where ``"auto"`` finds nothing, which is said.
         group: The other ranks: rank 0 says to them what a word means, and which checkpoint a path is of.
         identity: The id of what was read. On a network file system another host may for a while see what stood under
             that name before, or nothing: it looks again, for half a minute.
@@ -215,7 +225,7 @@ def find(
 
     folders = [Folder(LocalStore(path)) for path in near]
     meanings: dict[str, Callable[[], str | None]] = {
-        "auto": lambda: _auto(folders, keep, holds),
+        "auto": lambda: _auto(folders, keep, holds, begins),
         "last": lambda: keep(_last(folders, holds)),
         "best": lambda: keep(best(callback, folders)),
     }
@@ -312,14 +322,17 @@ def best(callback: ModelCheckpoint | None, folders: Sequence[Folder]) -> str:
     return _path(folder, resolve.best_of(listing, callback.ranking(), folder.store.root))
 
 
-def _auto(folders: Sequence[Folder], keep: Callable[[str], str], holds: Callable[[Record], bool]) -> str | None:
+def _auto(
+    folders: Sequence[Folder], keep: Callable[[str], str], holds: Callable[[Record], bool], begins: bool
+) -> str | None:
     found = resolve.auto(folders, lambda folder, record: keep(_path(folder, record)), holds=holds)
     resolve.tell(found)
     if found.record is not None:
         return found.value
     if (foreign := _foreign(folders)) is not None:
         return keep(foreign)
-    _say_fresh(folders)
+    if begins:
+        _say_fresh(folders)
     return None
 
 
@@ -355,14 +368,27 @@ def _places(folders: Sequence[Folder]) -> str:
     return "in or below " + " or ".join(f"'{folder.store.root}'" for folder in folders)
 
 
+def _say_new(folders: Sequence[Folder]) -> None:
+    """Why a run that nobody placed begins anew: most often the one before it has ended."""
+    listed = [(folder, folder.scan()) for folder in folders]
+    ended = {folder.store.root: listing.ended for folder, listing in listed}
+    for folder, record in resolve.newest_first(listed)[:1]:
+        if record.run in ended[folder.store.root]:
+            logger.info("ckpt_path='auto': the run in '%s' ended well: this is a new run", folder.store.root)
+            return
+    logger.info(_FRESH)
+
+
 def _say_fresh(folders: Sequence[Folder]) -> None:
     """A fresh start beside checkpoints is worth a word: they may be of weights only."""
+    if not folders:
+        return  # said where they were looked for
     listed = [folder.scan() for folder in folders]
     others = [name for one in listed for name in (*(r.names[0] for r in one.records), *(s.name for s in one.strangers))]
     if others:
         logger.warning("ckpt_path='auto': a fresh start, for none can be gone on from: %s", ", ".join(others[:5]))
     else:
-        logger.info("ckpt_path='auto': there is nothing to go on from, so this is a fresh start")
+        logger.info(_FRESH)
 
 
 def _experiment(logger: Any) -> Path:

@@ -428,11 +428,7 @@ class FitLoop:
 
     def _done(self) -> bool:
         """Whether to stop between epochs."""
-        epochs, maximum = self.epoch + self.complete, self.limits.max_epochs
-        if maximum is not None and epochs >= maximum:
-            return True
-        maximum = self.limits.max_steps
-        return (maximum is not None and self.steps >= maximum) or self._stops(epochs)
+        return bool(self.limits.reached(self.progress)) or self._stops(self.epoch + self.complete)
 
     def _stops(self, epochs: int) -> bool:
         """Whether a callback or the time says stop, and the least that was asked for is done."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from holdfast.policy.values import Progress
+
 
 @dataclass(frozen=True)
 class FitLimits:
@@ -38,3 +40,11 @@ class FitLimits:
     log_every: int = 50
     clip_value: float | None = None
     clip_algorithm: str | None = None
+
+    def reached(self, progress: Progress) -> str:
+        """The limit of epochs or steps that a run has come to, as it was given; empty where it has come to none."""
+        if self.max_epochs is not None and progress.epochs >= self.max_epochs:
+            return f"max_epochs={self.max_epochs}"
+        if self.max_steps is not None and progress.steps >= self.max_steps:
+            return f"max_steps={self.max_steps}"
+        return ""

@@ -85,7 +85,9 @@ def local(text: str) -> Path:
     if os.path.isdir(file):  # noqa: PTH112 # Path.is_dir raises where a folder above may not be read
         raise NotFound("is a folder.", checkpoint=str(file), remedy="Name a checkpoint in it, such as its last.ckpt.")
     if LocalStore(file.parent).stat(file.name) is None:
-        raise NotFound("does not exist.", checkpoint=str(file))
+        there = os.path.isdir(file.parent)  # noqa: PTH112
+        no_folder = "" if there else f": there is no folder '{file.parent}'"
+        raise NotFound(f"does not exist{no_folder}.", checkpoint=str(file))
     return file
 
 

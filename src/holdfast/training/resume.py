@@ -33,6 +33,8 @@ from holdfast.training.ranks import own_part, ranks_of
 from holdfast.training.taken_over import rank_beside
 from holdfast.training.weights import load_weights, under_own_names
 
+_AUTO = 'ckpt_path="auto" takes the newest checkpoint that verifies.'
+
 
 @dataclass(frozen=True)
 class Opened:
@@ -112,12 +114,23 @@ def open_checkpoint(
     folder = Folder(LocalStore(path.parent))
     if path.is_dir() and not directories.is_directory(folder.store, path.name):
         raise NotFound("is a folder.", checkpoint=str(path), remedy="Name a checkpoint in it.")
+    if not path.parent.exists():
+        raise NotFound(f"does not exist: there is no folder '{path.parent}'.", checkpoint=str(path), remedy=_AUTO)
+    if directories.entry_of(folder.store, path.name) is None:
+        raise _absent(folder, path)
     try:
         record = resolve.named(folder.store, path.name, _listing(folder))
         return _ours(folder, record, trusted=trusted, like=like, verifies=verifies)
     except Foreign:
         with readable(path) as there:
             return _foreign(there, trusted=trusted)
+
+
+def _absent(folder: Folder, path: Path) -> NotFound:
+    listing = _listing(folder)
+    names = ", ".join(r.names[0] for r in listing.records) if listing else ""
+    holds = f" The folder holds {names}." if names else ""
+    return NotFound(f"does not exist.{holds}", checkpoint=str(path), remedy=_AUTO)
 
 
 def _ours(folder: Folder, record: Record, *, trusted: bool, like: Like | None, verifies: bool) -> Opened:

@@ -5,6 +5,7 @@ Knows the engine and the folders; of the trainer it gets values and functions, n
 
 from __future__ import annotations
 
+import difflib
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -367,10 +368,13 @@ class Saving:
         """Once, when all who log have logged: a metric that nobody logs would never rank or name anything."""
         missing = dict.fromkeys(name for place in self._places for name in self._missing(place))
         if missing:
+            known = sorted(self._logged())
+            alike = dict.fromkeys(one for name in missing for one in difflib.get_close_matches(name, known, 1))
+            meant = f"Did you mean {', '.join(map(repr, alike))}? " if alike else ""
             raise ConfigError(
                 f"A ModelCheckpoint looks at {', '.join(map(repr, missing))}, which was never logged.",
                 good="What was saved so far stands.",
-                remedy=f"Logged so far: {', '.join(sorted(self._logged())) or 'nothing'}.",
+                remedy=f"{meant}Logged so far: {', '.join(known) or 'nothing'}.",
             )
 
 

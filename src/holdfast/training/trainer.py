@@ -39,7 +39,7 @@ class Trainer(Running):
     """Trains a module, and loses none of its work.
 
     Args:
-        accelerator: ``"auto"``, ``"cpu"`` or ``"gpu"``.
+        accelerator: ``"auto"`` (or None), ``"cpu"``, ``"gpu"`` or ``"cuda"``.
         strategy: ``"auto"``, ``"single_device"``, ``"ddp"``, ``"ddp_spawn"``, ``"ddp_fork"``, ``"ddp_notebook"``; or
             one of ``holdfast.strategies``, with options.
         devices: How many of a host, a list of which, or ``"auto"``; on a CPU each is a process.
@@ -79,7 +79,7 @@ class Trainer(Running):
     def __init__(
         self,
         *,
-        accelerator: str = "auto",
+        accelerator: str | None = "auto",
         strategy: Any = "auto",
         devices: int | str | Sequence[int] = "auto",
         num_nodes: int = 1,
