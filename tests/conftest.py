@@ -9,6 +9,8 @@ import pytest
 HERE = Path(__file__).parent
 SLOW = (
     "benchmarks",
+    "compat/test_holdfast_run.py",
+    "engine/test_convert.py",
     "strategies",
     "testing",
     "torture",

@@ -106,6 +106,16 @@ def test_an_accelerator_that_is_not_there_is_refused():
         chosen("auto", accelerator="gpu", devices=1, num_nodes=1, precision="32-true")
 
 
+def test_what_an_accelerator_may_be_called():
+    """None is ``"auto"``; the error for another one lists all that there are."""
+    both = [
+        chosen("auto", accelerator=name, devices=1, num_nodes=1, precision="32-true").device for name in ("auto", None)
+    ]
+    assert both[0] == both[1]
+    with pytest.raises(ConfigError, match="accelerator is 'auto', 'cpu', 'gpu' or 'cuda', not 'tpu'"):
+        chosen("auto", accelerator="tpu", devices=1, num_nodes=1, precision="32-true")
+
+
 def test_options_reach_the_strategy():
     """Timeouts, backends and torch's own arguments."""
     found = choose(DDPStrategy(timeout=timedelta(seconds=7), process_group_backend="mpi", static_graph=True), devices=2)

@@ -63,9 +63,10 @@ def test_a_foreign_file_may_be_anything(path):
     path.write_bytes(b"not a checkpoint at all")
     with pytest.raises(Foreign, match=r"a\.ckpt' was not written by Holdfast, and PyTorch cannot read it"):
         Net.load_from_checkpoint(path)
-    path.write_bytes(b"")
-    with pytest.raises(Foreign, match="PyTorch cannot read it"):
-        Net.load_from_checkpoint(path)
+    for rubbish in (b"", b"rubbish", b"hello world\n" * 20):
+        path.write_bytes(rubbish)
+        with pytest.raises(Foreign, match="PyTorch cannot read it: it is no checkpoint, or only a piece of one"):
+            Net.load_from_checkpoint(path)
     torch.save([1], path)
     with pytest.raises(Incompatible, match="holds a list, not a dictionary"):
         Net.load_from_checkpoint(path)
@@ -116,7 +117,8 @@ def test_damage_is_an_error_that_names_what_is_good(tmp_path):
 @pytest.mark.parametrize(
     ("source", "error", "says"),
     [
-        ("none.ckpt", NotFound, "does not exist"),
+        ("none.ckpt", NotFound, r"does not exist\.$"),
+        ("no/none.ckpt", NotFound, r"does not exist: there is no folder '.*/no'"),
         ("", NotFound, "is a folder"),
         ("nothing://bucket/a.ckpt", ConfigError, "fsspec has nothing for 'nothing'"),
         (b"a.ckpt", ConfigError, "not as a bytes"),

@@ -116,28 +116,43 @@ def test_weights_only_files_can_be_evaluated_and_not_gone_on_from(tmp_path, capl
     assert "none can be gone on from: epoch=0-step=4.ckpt" in caplog.text
 
 
-def test_an_evaluation_of_what_was_never_saved_is_an_error(tmp_path):
-    """``"auto"`` never evaluates weights that nobody trained."""
+def test_an_evaluation_of_what_was_never_saved_is_an_error(tmp_path, caplog):
+    """``"auto"`` never evaluates weights that nobody trained, nor speaks of a start."""
+    caplog.set_level("INFO", "holdfast")
     for word in ("auto", "last", "best"):
         with pytest.raises(NotFound):
             measured(make_trainer(tmp_path), "test", Measures(), word)
+    assert "fresh start" not in caplog.text
+
+
+def test_a_path_at_which_nothing_is_says_what_to_do(tmp_path):
+    """What there is, whether the folder is missing, and the word that looks for itself."""
+    fit(tmp_path, ModelCheckpoint(tmp_path / "a"), max_epochs=1)
+    auto = r'ckpt_path="auto" takes the newest checkpoint that verifies\.'
+    with pytest.raises(NotFound, match=r"x\.ckpt' does not exist\. The folder holds epoch=0-step=4\.ckpt\. " + auto):
+        fit(tmp_path, ckpt_path=tmp_path / "a/x.ckpt")
+    with pytest.raises(NotFound, match=r"does not exist: there is no folder '.*/b'\. " + auto):
+        fit(tmp_path, ckpt_path=tmp_path / "b/x.ckpt")
 
 
 # auto, with a dirpath
 
 
-def test_auto_is_the_same_call_for_the_first_start_and_each_one_after(tmp_path):
-    """A fresh start, then from the crash on, then nothing left to do."""
+def test_auto_is_the_same_call_for_the_first_start_and_each_one_after(tmp_path, caplog):
+    """A fresh start, then from the crash on, then nothing left to do, which is said."""
     seen = []
+    caplog.set_level("INFO", "holdfast")
     for step in (2, 6, None):
         net = Net()
         crash = [] if step is None else [Crash(step)]
         with contextlib.suppress(KeyError):
             fit(tmp_path, *crash, ModelCheckpoint(tmp_path / "a"), net=net, ckpt_path="auto", max_epochs=2)
         seen.append(len(net.seen))
+    assert "nothing to train" not in caplog.text
     net = Net()
     fit(tmp_path, ModelCheckpoint(tmp_path / "a"), net=net, ckpt_path="auto", max_epochs=2)
     assert [*seen, len(net.seen)] == [2, 4, 2, 0]
+    assert caplog.text.count("max_epochs=2 is reached: nothing to train") == 1
 
 
 def test_auto_walks_back_over_what_is_damaged_and_says_what_it_costs(tmp_path, caplog):
@@ -215,12 +230,17 @@ def test_auto_goes_on_without_a_logger_too(tmp_path):
     assert "checkpoints/epoch=1-step=8.ckpt" in names(tmp_path)
 
 
-def test_auto_leaves_a_finished_run_alone(tmp_path):
-    """A fresh start, in a version of its own."""
-    for _ in range(2):
+def test_auto_leaves_a_finished_run_alone(tmp_path, caplog):
+    """A fresh start, in a version of its own; it says why, once."""
+    caplog.set_level("INFO", "holdfast")
+    for says in ("there is nothing to go on from", "version_0/checkpoints' ended well: this is a new run"):
+        caplog.clear()
         net = Net()
         fit(tmp_path, net=net, logger=CSVLogger(tmp_path), max_epochs=1, ckpt_path="auto")
         assert len(net.seen) == 4
+        said = [r.getMessage() for r in caplog.records if r.getMessage().startswith("ckpt_path='auto'")]
+        assert len(said) == 1
+        assert says in said[0]
     assert versions(tmp_path) == [f"version_{n}/checkpoints/epoch=0-step=4.ckpt" for n in (0, 1)]
 
 

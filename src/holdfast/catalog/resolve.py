@@ -240,13 +240,14 @@ def _newer_wrecks(listed: Iterable[tuple[Folder, Listing]], found: Record | None
     return [Passed(f, s.name, s.why, s.was.progress.steps if s.was else None) for f, s in newer]
 
 
-def named(store: Store, name: str, listing: Listing | None = None) -> Record:
+def named(store: Store, name: str, listing: Listing | None = None, *, absent: str = "") -> Record:
     """The checkpoint of that name.
 
     Args:
         store: Where.
         name: Its name.
         listing: What else is there; None where nobody is to look, for a folder may be anybody's.
+        absent: What to do now where there is none.
 
     Raises:
         NotFound: There is none; the sentence lists what there is.
@@ -260,7 +261,7 @@ def named(store: Store, name: str, listing: Listing | None = None) -> Record:
     good = newest_good(listing.records) if listing else ""
     if directories.entry_of(store, name) is None:
         names = ", ".join(r.names[0] for r in listing.records) or "no checkpoint" if listing else ""
-        raise NotFound(f"does not exist.{names and f' The folder holds {names}.'}", checkpoint=path)
+        raise NotFound(f"does not exist.{names and f' The folder holds {names}.'}", checkpoint=path, remedy=absent)
     remedy = "Nothing was loaded."
     wrecks = [s for s in listing.strangers if s.name == name and s.verdict is Verdict.CORRUPT] if listing else []
     if wrecks:  # the ledger may know of one that has no sign of ours left

@@ -116,21 +116,12 @@ def open_checkpoint(
         raise NotFound("is a folder.", checkpoint=str(path), remedy="Name a checkpoint in it.")
     if not path.parent.exists():
         raise NotFound(f"does not exist: there is no folder '{path.parent}'.", checkpoint=str(path), remedy=_AUTO)
-    if directories.entry_of(folder.store, path.name) is None:
-        raise _absent(folder, path)
     try:
-        record = resolve.named(folder.store, path.name, _listing(folder))
+        record = resolve.named(folder.store, path.name, _listing(folder), absent=_AUTO)
         return _ours(folder, record, trusted=trusted, like=like, verifies=verifies)
     except Foreign:
         with readable(path) as there:
             return _foreign(there, trusted=trusted)
-
-
-def _absent(folder: Folder, path: Path) -> NotFound:
-    listing = _listing(folder)
-    names = ", ".join(r.names[0] for r in listing.records) if listing else ""
-    holds = f" The folder holds {names}." if names else ""
-    return NotFound(f"does not exist.{holds}", checkpoint=str(path), remedy=_AUTO)
 
 
 def _ours(folder: Folder, record: Record, *, trusted: bool, like: Like | None, verifies: bool) -> Opened:

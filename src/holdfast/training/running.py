@@ -298,7 +298,7 @@ class Running(Assembly):
             from holdfast.training import resume
 
             near = self._near("last" if ckpt_path == "auto" else ckpt_path)
-            opened = self._opened(ckpt_path, near, weights_only, resolve.with_model, begins=False)
+            opened = self._opened(ckpt_path, near, weights_only, resolve.with_model)
             if opened is None:
                 raise NotFound("does not exist: nothing of what was saved verifies.", checkpoint=str(ckpt_path))
             self.hooks.call_all(self.hooks.of_module("on_load_checkpoint"), "on_load_checkpoint", opened.state)
@@ -346,18 +346,14 @@ class Running(Assembly):
         return finding.near(ckpt_path, self.checkpoint_callbacks, self._roots(), self._home)
 
     def _opened(
-        self,
-        ckpt_path: Any,
-        near: list[Path],
-        weights_only: bool | None,
-        holds: Callable[[Record], bool],
-        begins: bool = True,
+        self, ckpt_path: Any, near: list[Path], weights_only: bool | None, holds: Callable[[Record], bool]
     ) -> resume.Opened | None:
         """The checkpoint that is meant, read whole; None for a fresh start."""
         from holdfast.training import finding, resume
 
         return finding.find(
-            ckpt_path, near=near, callback=self.checkpoint_callback, holds=holds, begins=begins, group=self.strategy.group,
+            ckpt_path, near=near, callback=self.checkpoint_callback, holds=holds,
+            begins=self._fn is TrainerFn.FITTING, group=self.strategy.group,
             read=partial(
                 resume.open_checkpoint, weights_only=weights_only, io=self.checkpoint_io,
                 like=targets(self._parts()) if self.strategy.spread and self.loop is not None else None,
