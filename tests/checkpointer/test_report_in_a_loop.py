@@ -46,7 +46,7 @@ def test_a_loop_that_goes_on_as_it_was_is_told_so(tmp_path, caplog):
         "restored      model, optimizer, scheduler, loader, random state",
         "not restored  nothing is missing",
         "differs       nothing",
-        "exact         yes: what follows is what would have followed without the stop; of the data, values are not compared",
+        "exact         yes: what follows is what would have followed without the stop, on the same data",
     ]
 
 

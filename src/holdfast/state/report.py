@@ -13,10 +13,7 @@ from holdfast.state.changes import Difference
 
 _GAP = "  "
 _HEADINGS = ("differs", "in the checkpoint", "now", "taken")
-EXACT = (
-    "yes: what follows is what would have followed without the stop "
-    "(compared of the data: length, sampler, batch size; not its values)"
-)
+EXACT = "yes: what follows is what would have followed without the stop, on the same data"
 
 
 @dataclass(frozen=True)
