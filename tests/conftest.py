@@ -10,7 +10,11 @@ HERE = Path(__file__).parent
 SLOW = (
     "benchmarks",
     "compat/test_holdfast_run.py",
+    "compat/test_served_names.py",
     "engine/test_convert.py",
+    "engine/test_group.py",
+    "engine/test_ranks.py",
+    "engine/test_sharded.py",
     "strategies",
     "testing",
     "torture",
