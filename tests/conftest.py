@@ -1,7 +1,12 @@
-"""Which tests are slow: they start many processes or read many files. ``make test-slow`` runs them."""
+"""What holds for all tests: which are slow, for they start many processes or read many files; what none leaves behind.
+
+``make test-slow`` runs the slow ones.
+"""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +33,15 @@ SLOW = (
     "training/test_seed_examples.py",
 )
 QUICK = ("strategies/test_choose.py", "strategies/test_world.py")
+
+
+@pytest.fixture(autouse=True)
+def _no_group_is_left() -> Iterator[None]:
+    """A fit by ``strategy="fsdp"`` stays a member of its group until the process ends: here until the test does."""
+    yield
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
