@@ -1,25 +1,22 @@
-"""Runs what was put together: a fit with its end, good or bad, a validation, a test; and the state between them."""
+"""Runs what was put together: a fit with its end, good or bad, a validation, a test, a prediction."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from holdfast.callbacks.model_checkpoint import ModelCheckpoint
 from holdfast.errors import ConfigError, NotFound
 from holdfast.log import logger
-from holdfast.policy.values import Progress, Record
-from holdfast.policy.what import What
+from holdfast.policy.values import Progress
 from holdfast.state import optimizers as optimizing
 from holdfast.state import random
 from holdfast.state.signals import Signals
 from holdfast.training import resume_report
 from holdfast.training.agreement import Agreement
 from holdfast.training.asked import check_optimizers
-from holdfast.training.assembly import LOADERS, Assembly
-from holdfast.training.checkpoint import Parts, captured, check, dump, restore, targets
+from holdfast.training.assembly import LOADERS
 from holdfast.training.datamodule import LightningDataModule
 from holdfast.training.defaults import version_of
 from holdfast.training.evaluate import Evaluation, Stage
@@ -27,13 +24,12 @@ from holdfast.training.facts import Brought
 from holdfast.training.fit import FitLoop
 from holdfast.training.metrics import numbers
 from holdfast.training.module import LightningModule
+from holdfast.training.restoring import Restoring
 from holdfast.training.results import table
 from holdfast.training.states import TrainerFn, TrainerStatus
 
 if TYPE_CHECKING:
-    from holdfast.engine.group import Group
-    from holdfast.engine.job import Captured
-    from holdfast.training import finding, resume
+    from holdfast.training import resume
     from holdfast.training.saving import Saving
 
 
@@ -43,8 +39,8 @@ VERBS: dict[Stage, str] = {"validation": "validate", "test": "test", "predict": 
 """What the trainer's users call a stage."""
 
 
-class Running(Assembly):
-    """The side of ``Trainer`` that runs, and that captures and restores the state of a fit."""
+class Running(Restoring):
+    """The side of ``Trainer`` that runs."""
 
     def _run(self, fn: TrainerFn, ckpt_path: Any, verb: Callable[[], T]) -> T:
         """One of the trainer's verbs, on every rank."""
@@ -304,142 +300,3 @@ class Running(Assembly):
             self.hooks.call_all(self.hooks.of_module("on_load_checkpoint"), "on_load_checkpoint", opened.state)
             resume.load_model(opened, model, self.strategy)
         return evaluation
-
-    def _own_of_job(self, ckpt_path: Any) -> finding.Own | None:
-        """What this Slurm job has saved, if Slurm has started it again: that goes before what it was started with."""
-        job = self.slurm.restarted()
-        if job is None:
-            return None
-        from holdfast.training import finding
-
-        own = finding.of_job(job.key, self.checkpoint_callbacks, self._roots(), group=self.strategy.group)
-        if own is not None:
-            instead = "" if ckpt_path in (None, "auto", "last") else f", and not from ckpt_path={str(ckpt_path)!r}"
-            logger.info(
-                "Slurm has started job %s again (restart %s): going on from what it has saved%s",
-                job.name, job.restarts, instead,
-            )  # fmt: skip
-        else:
-            logger.info(
-                "Slurm has started job %s again (restart %s), which has saved nothing to go on from",
-                job.name, job.restarts,
-            )  # fmt: skip
-        return own
-
-    def _found_home(self, ckpt_path: Any, own: finding.Own | None) -> Path | None:
-        """The folder of the unfinished run that ``"auto"`` goes on with."""
-        if ckpt_path != "auto":
-            return None
-        from holdfast.training import finding
-
-        if own is not None:
-            placed = self.checkpoint_callbacks and all(c.dirpath for c in self.checkpoint_callbacks)
-            return None if placed else finding.go_on_in(Path(own.root), self.loggers)
-        return finding.home(self.checkpoint_callbacks, self._roots(), self.loggers, group=self.strategy.group)
-
-    def _near(self, ckpt_path: Any) -> list[Path]:
-        """Where the words for a checkpoint are looked up."""
-        if ckpt_path not in ("auto", "best", "last"):
-            return []
-        from holdfast.training import finding
-
-        return finding.near(ckpt_path, self.checkpoint_callbacks, self._roots(), self._home)
-
-    def _opened(
-        self, ckpt_path: Any, near: list[Path], weights_only: bool | None, holds: Callable[[Record], bool]
-    ) -> resume.Opened | None:
-        """The checkpoint that is meant, read whole; None for a fresh start."""
-        from holdfast.training import finding, resume
-
-        return finding.find(
-            ckpt_path, near=near, callback=self.checkpoint_callback, holds=holds,
-            begins=self._fn is TrainerFn.FITTING, group=self.strategy.group,
-            read=partial(
-                resume.open_checkpoint, weights_only=weights_only, io=self.checkpoint_io,
-                like=targets(self._parts()) if self.strategy.spread and self.loop is not None else None,
-                verifies=self.global_rank == 0,
-            ),
-            identity=lambda opened: opened.manifest.id,
-        )  # fmt: skip
-
-    def _best_of_fit(self) -> str | None:
-        """The best checkpoint of the fit before, where it saved any: as rank 0 sees its folder."""
-        from holdfast.training import finding
-
-        callback = self.checkpoint_callback
-        path = finding.agreed(
-            self.strategy.group, lambda: "" if callback is None else callback.best_model_path, phase="best of the fit"
-        )
-        if not path:
-            return None
-        logger.info("taking the weights of the best checkpoint, '%s'", path)
-        return path
-
-    def _parts(self) -> Parts:
-        loop = self._running()
-        return Parts(
-            self.lightning_module,
-            self._datamodule,
-            self.callbacks,
-            self.optimizers,
-            [config.scheduler for config in self.lr_scheduler_configs],
-            self.strategy,
-            loop.state_dict(),
-            loop.progress,
-            loop.random,
-            loop.at_boundary,
-            self._group,
-            self.fingerprint,
-        )
-
-    @property
-    def _group(self) -> Group:
-        """The ranks that still save together: after a failure each is alone."""
-        return self.saving.group if self.saving is not None else self.strategy.group
-
-    def _capture(self, what: What) -> Captured:
-        """The state now, as users' hooks leave it."""
-        parts = self._parts()
-        made = dump(parts, what)
-        divided = self.strategy.divides and self.checkpoint_io is None  # a user's own way writes one file
-        made.root = made.root if divided else self.strategy.whole(made.root)
-        # A file of weights alone is for those who say that they change the weights in it.
-        told = [c for c in self.callbacks if what.wants_part("optimizer") or c.edits_weights]
-        self.hooks.call_all(self.hooks.of_callbacks("on_save_checkpoint", told), "on_save_checkpoint", made.root)
-        self.hooks.call_all(self.hooks.of_module("on_save_checkpoint"), "on_save_checkpoint", made.root)
-        return captured(made, parts, divided=divided)
-
-    def _resume(
-        self,
-        ckpt_path: Any,
-        weights_only: bool | None,
-        loop: FitLoop,
-        near: list[Path],
-        own: finding.Own | None,
-    ) -> resume.Resumed | None:
-        """Read, let hooks edit, check all, then put it back; the random state is for the loop to put back last."""
-        if ckpt_path is None:
-            return None
-        from holdfast.catalog import resolve
-        from holdfast.training import resume
-
-        opened = self._opened(ckpt_path, near, weights_only, resolve.whole if own is None else own.holds)
-        if opened is None:
-            return None
-        self.hooks.call("on_load_checkpoint", opened.state)
-        resume.take_own_names(opened, self.lightning_module)
-        parts, strict = self._parts(), self.lightning_module.strict_loading
-        compared = resume_report.Comparison(
-            opened.state, self.fingerprint, self.lr_scheduler_configs, self.on_resume, checkpoint=opened.path
-        )
-        held = opened.manifest
-        check(opened.state, parts, checkpoint=opened.path, strict=strict, groups=held.groups, what=held.what)
-        restore(compared.state_to_restore(), parts, strict=strict)
-        progress, state, resumed = resume.going_on(opened, rank=self.global_rank, size=self.world_size)
-        compared.apply(self.optimizers, progress)
-        self.fingerprint = compared.kept
-        loop.go_on_from(progress, state)
-        if self.is_global_zero:
-            place = resume_report.place_in_data(progress, loop.batches.size)
-            compared.report(self._parts(), place, [*resumed.inexact, *loop.inexact()]).tell()
-        return resumed
