@@ -500,7 +500,7 @@ class KilledInItsLastBatch(L.Callback):
         self.folder, self.batches = folder, batches
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        done = trainer.fit_loop.progress.batches
+        done = trainer.loop.progress.batches
         trainer.save_checkpoint(self.folder / f"by hand {done}.ckpt")
         if done == self.batches:
             trainer.saving.settle()
@@ -537,7 +537,7 @@ def record(trainer, recorder, ends, rows):
     """All that was noted, as plain values."""
     found = recorder.record(trainer)
     found["state"]["scaler"] = digest(trainer.strategy.precision.state_dict())
-    found["state"]["progress"] = repr(trainer.fit_loop.progress)
+    found["state"]["progress"] = repr(trainer.loop.progress)
     drawn = (random.random(), float(np.random.rand()), torch.rand(4))
     found["state"]["random"] = digest(drawn)
     for callback in trainer.callbacks:

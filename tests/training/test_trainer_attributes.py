@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from holdfast import LightningModule, Trainer
+from holdfast import Callback, LightningModule, Trainer
+from holdfast.errors import ConfigError
+from holdfast.loggers import CSVLogger
 
 
 class Tiny(LightningModule):
@@ -67,7 +69,8 @@ def test_defaults_are_what_they_stand_for(tmp_path):
     """An argument left out reads as what it means."""
     runs = quiet(tmp_path)
     assert (runs.limit_train_batches, runs.val_check_interval, runs.num_sanity_val_steps) == (1.0, 1.0, 2)
-    assert (runs.ckpt_path, runs.fit_loop, runs.interrupted, runs.received_sigterm) == (None, None, False, False)
+    assert (runs.ckpt_path, runs.interrupted, runs.received_sigterm) == (None, False, False)
+    assert (runs.max_epochs, runs.max_steps) == (1000, -1)
     assert quiet(tmp_path, num_sanity_val_steps=-1).num_sanity_val_steps == float("inf")
 
 
@@ -78,7 +81,6 @@ def test_the_state_follows_the_run(tmp_path):
     runs.fit(module)
     assert module.seen == ["sanity_check", ("fit", "running", "train"), "validate"]
     assert (str(runs.state.fn), runs.state.finished, runs.state.stage) == ("fit", True, None)
-    assert runs.fit_loop is not None
 
 
 def test_an_error_leaves_the_trainer_interrupted(tmp_path):
@@ -106,3 +108,111 @@ def test_the_checkpoint_that_a_verb_began_with_can_be_read(tmp_path):
     assert runs.ckpt_path == path
     runs.validate(Tiny())
     assert runs.ckpt_path is None
+
+
+def test_limits_set_between_fits_count_for_the_next(tmp_path):
+    """By ``fit_loop``, as programs do, or on the trainer: the second fit goes on to the new limit, then a third."""
+    runs = quiet(tmp_path, max_epochs=2)
+    runs.fit(Tiny())
+    runs.fit_loop.max_epochs += 1
+    assert (runs.max_epochs, runs.fit_loop.max_epochs) == (3, 3)
+    runs.fit(runs.lightning_module)
+    assert (runs.current_epoch, runs.global_step) == (3, 9)
+    runs.max_steps = 11
+    runs.max_epochs = -1
+    runs.fit(runs.lightning_module)
+    assert (runs.global_step, runs.fit_loop.max_steps, runs.max_epochs) == (11, 11, -1)
+
+
+def test_a_limit_set_within_a_fit_counts_at_once(tmp_path):
+    """A callback shortens the fit that it is in, and forbids another to stop it."""
+
+    class Shortens(Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            trainer.fit_loop.max_epochs = 2
+
+    class Stops(Callback):
+        def on_train_start(self, trainer, pl_module):
+            trainer.fit_loop.min_epochs = 3
+
+        def on_train_epoch_end(self, trainer, pl_module):
+            trainer.should_stop = True
+
+    runs = quiet(tmp_path, max_epochs=9, callbacks=[Shortens()])
+    runs.fit(Tiny())
+    assert runs.current_epoch == 2
+    runs = quiet(tmp_path, max_epochs=9, callbacks=[Stops()])
+    runs.fit(Tiny())
+    assert runs.current_epoch == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "batches"),
+    [("limit_train_batches", 2, 2), ("accumulate_grad_batches", 3, 1), ("overfit_batches", 1, 1)],
+)
+def test_an_argument_set_between_fits_counts_for_the_next(tmp_path, name, value, batches):
+    """It reads as it was set, and the fit that follows does as it says."""
+    runs = quiet(tmp_path, max_epochs=1, num_sanity_val_steps=0)
+    runs.fit(Tiny())
+    setattr(runs, name, value)
+    runs.max_epochs = 2
+    runs.fit(runs.lightning_module)
+    assert getattr(runs, name) == value
+    assert runs.global_step == 3 + batches
+
+
+def test_a_limit_that_makes_no_sense_is_refused_where_it_is_set(tmp_path):
+    """With the sentence of the argument; what was there stays."""
+    runs = quiet(tmp_path, max_epochs=2)
+    with pytest.raises(ConfigError, match="max_epochs is a whole number of at least -1, not 'three'"):
+        runs.fit_loop.max_epochs = "three"
+    assert runs.max_epochs == 2
+
+
+@pytest.mark.parametrize("name", ["current_epoch", "epoch_progress", "restarting", "max_epoch"])
+def test_what_cannot_be_set_in_the_loop_is_refused(tmp_path, name):
+    """It would have no effect; the error says what can be."""
+    with pytest.raises(AttributeError, match=f"fit_loop.{name} cannot be set, only max_epochs, min_epochs"):
+        setattr(quiet(tmp_path).fit_loop, name, 0)
+
+
+def test_the_loop_counts_as_programs_read_it(tmp_path):
+    """Within a batch, at its end, at an epoch's end, and afterwards."""
+    seen = []
+
+    class Reads(Callback):
+        def look(self, trainer):
+            loop = trainer.fit_loop
+            epochs, batches = loop.epoch_progress.current, loop.epoch_loop.batch_progress.current
+            seen.append((loop.batch_idx, loop.total_batch_idx, batches.ready, epochs.ready, epochs.completed))
+
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            self.look(trainer)
+
+        def on_train_epoch_end(self, trainer, pl_module):
+            self.look(trainer)
+
+    runs = quiet(tmp_path, max_epochs=2, limit_train_batches=2, callbacks=[Reads()])
+    assert (runs.fit_loop.batch_idx, runs.fit_loop.epoch_progress.current.completed) == (-1, 0)
+    runs.fit(Tiny())
+    assert seen == [
+        (0, 0, 1, 1, 0),
+        (1, 1, 2, 1, 0),
+        (1, 1, 2, 1, 0),
+        (0, 2, 1, 2, 1),
+        (1, 3, 2, 2, 1),
+        (1, 3, 2, 2, 1),
+    ]
+    loop = runs.fit_loop
+    assert (loop.epoch_progress.current.completed, loop.epoch_loop.batch_progress.total.completed) == (2, 4)
+    assert (loop.epoch_loop.global_step, loop.epoch_loop._batches_that_stepped, loop.max_batches) == (4, 4, 2)
+
+
+def test_a_logger_can_be_taken_away_or_given(tmp_path):
+    """As programs do between a fit and a test."""
+    runs = quiet(tmp_path)
+    mine = CSVLogger(tmp_path)
+    runs.logger = mine
+    assert runs.loggers == [mine]
+    runs.logger = None
+    assert (runs.logger, runs.loggers) == (None, [])

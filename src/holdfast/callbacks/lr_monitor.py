@@ -74,7 +74,7 @@ class LearningRateMonitor(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log those that change by epoch."""
-        resumed = trainer.fit_loop is not None and trainer.fit_loop.batch > 0  # this epoch has begun before
+        resumed = trainer.loop is not None and trainer.loop.batch > 0  # this epoch has begun before
         if self.logging_interval != "step" and not resumed:
             self._log(trainer, "epoch")
 

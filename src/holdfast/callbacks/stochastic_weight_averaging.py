@@ -148,7 +148,7 @@ class StochasticWeightAveraging(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make room for the average."""
-        self._max_epochs = trainer.max_epochs
+        self._max_epochs = None if trainer.max_epochs == -1 else trainer.max_epochs
         problems = []
         if len(trainer.optimizers) != 1:
             problems.append(f"it averages for one optimizer, and there are {len(trainer.optimizers)}")

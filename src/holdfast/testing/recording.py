@@ -32,7 +32,7 @@ class Recorder(Callback):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Note where the fit begins."""
-        self._began_after = self._number = trainer.fit_loop.progress.batches
+        self._began_after = self._number = trainer.loop.progress.batches
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Note the batch that is done."""

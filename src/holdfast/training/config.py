@@ -91,20 +91,31 @@ class Config:
         given = 2 if self.num_sanity_val_steps is None else self.num_sanity_val_steps
         return None if given == -1 else given
 
+    @property
+    def epochs(self) -> int | None:
+        """Epochs at most; None for no limit."""
+        if self.fast_dev_run:
+            return 1
+        if self.max_epochs is None and self.max_steps == -1 and self.max_time is None:
+            return 1000
+        return None if self.max_epochs == -1 else self.max_epochs
+
+    @property
+    def steps(self) -> int | None:
+        """Optimizer steps at most; None for no limit."""
+        if self.fast_dev_run:
+            return int(self.fast_dev_run)
+        return None if self.max_steps == -1 else self.max_steps
+
     def limits(self, batches: Batches) -> FitLimits:
         """What the loop needs to know, resolved against what it trains on."""
-        max_epochs, max_steps = self.max_epochs, None if self.max_steps == -1 else self.max_steps
-        if self.fast_dev_run:
-            max_epochs, max_steps = 1, int(self.fast_dev_run)
-        elif max_epochs is None and max_steps is None and self.max_time is None:
-            max_epochs = 1000
         every, seconds = self._validation(batches)
         in_epochs = 1 if self.fast_dev_run else self.check_val_every_n_epoch
         log_every = 1 if self.fast_dev_run else self.log_every_n_steps or NEVER
         return FitLimits(
-            max_epochs=None if max_epochs == -1 else max_epochs,
+            max_epochs=self.epochs,
             min_epochs=self.min_epochs or 0,
-            max_steps=max_steps,
+            max_steps=self.steps,
             min_steps=self.min_steps or 0,
             max_time=_seconds(self.max_time),
             accumulate=self.accumulate_grad_batches,

@@ -6,7 +6,7 @@ import math
 import os
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from holdfast.callbacks.callback import Callback
 from holdfast.callbacks.early_stopping import EarlyStopping
 from holdfast.callbacks.model_checkpoint import ModelCheckpoint
-from holdfast.training.defaults import sizes_of
+from holdfast.training.defaults import loggers_of, sizes_of
+from holdfast.training.loop_view import FitLoopView
 from holdfast.training.settings import Settings
 from holdfast.training.states import RunningStage, TrainerFn, TrainerState, TrainerStatus
 
@@ -104,6 +105,20 @@ class Facts(Settings):
     _test: Evaluation | None
     _prediction: Evaluation | None
 
+    def _change(self, **settings: Any) -> None:
+        """Limits count at once, also in the fit under way; the rest in what runs next.
+
+        Raises:
+            ConfigError: A value makes no sense; nothing was changed.
+        """
+        config, loop = replace(self.config, **settings), self.loop
+        if loop is not None:
+            limits = config.limits(loop.batches)
+            if "accumulate_grad_batches" not in settings:  # a callback may have set it for this epoch
+                limits = replace(limits, accumulate=loop.limits.accumulate)
+            loop.limits = limits
+        self.config = config
+
     # Where it is
 
     @property
@@ -154,24 +169,18 @@ class Facts(Settings):
 
     @property
     def logger(self) -> Any:
-        """The first logger, or None."""
+        """The first logger, or None; set, it is the only one."""
         return self.loggers[0] if self.loggers else None
+
+    @logger.setter
+    def logger(self, logger: Any) -> None:
+        self.loggers = loggers_of(logger or False, self.default_root_dir, bool(self.config.fast_dev_run))
 
     @property
     def log_dir(self) -> str:
         """Where logs go."""
         kept = None if self.logger is None else self.logger.log_dir or self.logger.save_dir
         return kept or self.default_root_dir
-
-    @property
-    def max_epochs(self) -> int | None:
-        """Epochs at most; None for no limit."""
-        return self.config.max_epochs if self.loop is None else self.loop.limits.max_epochs
-
-    @property
-    def max_steps(self) -> int:
-        """Optimizer steps at most; -1 for no limit."""
-        return self.config.max_steps
 
     @property
     def num_training_batches(self) -> float:
@@ -210,10 +219,14 @@ class Facts(Settings):
         """Batches whose gradients make one step, now."""
         return self.config.accumulate_grad_batches if self.loop is None else self.loop.limits.accumulate
 
+    @accumulate_grad_batches.setter
+    def accumulate_grad_batches(self, batches: int) -> None:
+        self._change(accumulate_grad_batches=batches)
+
     @property
     def estimated_stepping_batches(self) -> float:
         """Optimizer steps of the whole fit, for schedulers that must know; infinite where nothing limits it."""
-        steps = float("inf") if self.config.max_steps == -1 else self.config.max_steps
+        steps = float("inf") if self.config.steps is None else self.config.steps
         if self._train_batches is None or self._train_batches.size is None:
             return steps
         limits = self.config.limits(self._train_batches)
@@ -336,9 +349,9 @@ class Facts(Settings):
         return next((c for c in self.callbacks if isinstance(c, ProgressBar)), None)
 
     @property
-    def fit_loop(self) -> FitLoop | None:
-        """The loop of the fit under way, or of the last."""
-        return self.loop
+    def fit_loop(self) -> FitLoopView:
+        """What programs read of the loop of a fit, and set in it."""
+        return FitLoopView(self)
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Print on rank 0."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from math import inf
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import torch
 
@@ -12,21 +15,75 @@ if TYPE_CHECKING:
     from holdfast.training.config import Config
 
 
-class Settings:
+T = TypeVar("T")
+
+
+class Setting(Generic[T]):
+    """An argument of the trainer that can be read, and set afterwards: what is set is checked as the argument is.
+
+    Args:
+        name: What ``Config`` calls it.
+        read: How it reads.
+    """
+
+    def __init__(self, name: str, read: Callable[[Config], T]) -> None:
+        self._name, self._read = name, read
+
+    @overload
+    def __get__(self, trainer: None, owner: type) -> Setting[T]: ...
+
+    @overload
+    def __get__(self, trainer: Settings, owner: type) -> T: ...
+
+    def __get__(self, trainer: Settings | None, owner: type) -> Setting[T] | T:
+        return self if trainer is None else self._read(trainer.config)
+
+    def __set__(self, trainer: Settings, value: Any) -> None:
+        trainer._change(**{self._name: value})
+
+
+class Settings(ABC):
     """The side of ``Trainer`` that no run changes."""
 
     config: Config
     strategy: TrainingStrategy
 
-    @property
-    def min_epochs(self) -> int | None:
-        """Epochs at least."""
-        return self.config.min_epochs
+    max_epochs = Setting("max_epochs", lambda config: _as_given(config.epochs))
+    """Epochs at most; -1 for no limit."""
+    min_epochs = Setting("min_epochs", lambda config: config.min_epochs)
+    """Epochs at least."""
+    max_steps = Setting("max_steps", lambda config: _as_given(config.steps))
+    """Optimizer steps at most; -1 for no limit."""
+    min_steps = Setting("min_steps", lambda config: config.min_steps)
+    """Optimizer steps at least."""
+    limit_train_batches = Setting("limit_train_batches", lambda config: config.limit("train"))
+    """Batches of an epoch at most: a number, or a share of them."""
+    limit_val_batches = Setting("limit_val_batches", lambda config: config.limit("val"))
+    """The same of a validation."""
+    limit_test_batches = Setting("limit_test_batches", lambda config: config.limit("test"))
+    """The same of a test."""
+    limit_predict_batches = Setting("limit_predict_batches", lambda config: config.limit("predict"))
+    """The same of a prediction."""
+    overfit_batches = Setting("overfit_batches", lambda config: config.overfit_batches)
+    """How many batches are trained on over and over; 0 for all."""
+    check_val_every_n_epoch = Setting("check_val_every_n_epoch", lambda config: config.check_val_every_n_epoch)
+    """In which epochs a validation follows."""
+    val_check_interval: Setting[Any] = Setting(
+        "val_check_interval", lambda config: 1.0 if config.val_check_interval is None else config.val_check_interval
+    )
+    """After what a validation follows, as it was asked for; 1.0 is the epoch's end."""
+    num_sanity_val_steps: Setting[float] = Setting(
+        "num_sanity_val_steps", lambda config: inf if config.sanity_steps is None else config.sanity_steps
+    )
+    """Batches of each loader in the check before training; infinite for all."""
+    log_every_n_steps = Setting("log_every_n_steps", lambda config: config.log_every_n_steps)
+    """How often loggers get the values of a step."""
+    reload_dataloaders_every_n_epochs = Setting("reload_every", lambda config: config.reload_every)
+    """After how many epochs loaders are asked for anew; 0 for never."""
 
-    @property
-    def min_steps(self) -> int | None:
-        """Optimizer steps at least."""
-        return self.config.min_steps
+    @abstractmethod
+    def _change(self, **settings: Any) -> None:
+        """Change what was asked for."""
 
     @property
     def gradient_clip_val(self) -> float | None:
@@ -39,60 +96,9 @@ class Settings:
         return self.config.gradient_clip_algorithm
 
     @property
-    def log_every_n_steps(self) -> int:
-        """How often loggers get the values of a step."""
-        return self.config.log_every_n_steps
-
-    @property
     def max_time(self) -> str | timedelta | dict[str, int] | None:
         """Time at most, as it was asked for."""
         return self.config.max_time
-
-    @property
-    def limit_train_batches(self) -> int | float:
-        """Batches of an epoch at most: a number, or a share of them."""
-        return self.config.limit("train")
-
-    @property
-    def limit_val_batches(self) -> int | float:
-        """The same of a validation."""
-        return self.config.limit("val")
-
-    @property
-    def limit_test_batches(self) -> int | float:
-        """The same of a test."""
-        return self.config.limit("test")
-
-    @property
-    def limit_predict_batches(self) -> int | float:
-        """The same of a prediction."""
-        return self.config.limit("predict")
-
-    @property
-    def overfit_batches(self) -> int | float:
-        """How many batches are trained on over and over; 0 for all."""
-        return self.config.overfit_batches
-
-    @property
-    def val_check_interval(self) -> Any:
-        """After what a validation follows, as it was asked for; 1.0 is the epoch's end."""
-        interval = self.config.val_check_interval
-        return 1.0 if interval is None else interval
-
-    @property
-    def check_val_every_n_epoch(self) -> int | None:
-        """In which epochs a validation follows."""
-        return self.config.check_val_every_n_epoch
-
-    @property
-    def num_sanity_val_steps(self) -> float:
-        """Batches of each loader in the check before training; infinite for all."""
-        return float("inf") if self.config.sanity_steps is None else self.config.sanity_steps
-
-    @property
-    def reload_dataloaders_every_n_epochs(self) -> int:
-        """After how many epochs loaders are asked for anew; 0 for never."""
-        return self.config.reload_every
 
     @property
     def barebones(self) -> bool:
@@ -155,3 +161,7 @@ class Settings:
     def is_global_zero(self) -> bool:
         """Whether this is the process that speaks for all."""
         return self.global_rank == 0
+
+
+def _as_given(limit: int | None) -> int:
+    return -1 if limit is None else limit
