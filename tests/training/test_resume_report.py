@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import pty
+import subprocess
+import sys
 from contextlib import suppress
 from functools import partial
 
@@ -272,6 +274,49 @@ def test_pain_29_threads_and_accumulation_are_told_of(run, caplog, monkeypatch):
         torch.set_num_threads(threads)
     assert row(caplog, "threads of torch") == [str(threads), str(threads + 1), "as it is now"]
     assert row(caplog, "accumulate_grad_batches") == ["1", "2", "as it is now"]
+
+
+@pytest.mark.parametrize(
+    ("name", "title", "exact"),
+    [
+        ("world_size", "processes", False),
+        ("precision", "precision", False),
+        ("device", "device", False),
+        ("torch", "torch", False),
+        ("python", "Python", True),
+        ("holdfast", "Holdfast", True),
+    ],
+)
+def test_pain_29_where_and_with_what_it_ran_is_told_of(run, caplog, name, title, exact):
+    """Both values, and whether any number hangs on it."""
+    run.begin()
+    here = read(run.folder / "a/step=6.ckpt")["holdfast"]["fingerprint"][name]
+
+    class Elsewhere(Tuned):
+        def on_load_checkpoint(self, checkpoint):
+            checkpoint["holdfast"]["fingerprint"][name] = "another"
+
+    run.go_on(Elsewhere)
+    assert row(caplog, title) == ["another", str(here), "as it is now"]
+    assert report(caplog)[-1].startswith(EXACT) is exact
+
+
+def test_pain_29_another_commit_of_the_code_is_told_of(run, caplog, monkeypatch):
+    """That of the folder in which the program lies, wherever it is started from."""
+    commits = []
+    for name, go in (("before", run.begin), ("after", run.go_on)):
+        program = run.folder / name / "train.py"
+        program.parent.mkdir()
+        program.write_text("")
+        git = ["git", "-C", str(program.parent), "-c", "user.name=a", "-c", "user.email=a@example.org"]
+        subprocess.run([*git, "init", "-q"], check=True)
+        subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", name], check=True)
+        told = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
+        commits.append(told.stdout[:8])
+        monkeypatch.setattr(sys.modules["__main__"], "__file__", str(program), raising=False)
+        go()
+    assert row(caplog, "git commit") == [*commits, "as it is now"]
+    assert report(caplog)[-1].startswith(EXACT)
 
 
 # What is not there, and what cannot be chosen

@@ -217,6 +217,15 @@ def test_sigterm_saves_after_the_batch_ends_with_143_and_goes_on(where, last, se
     assert not [left for left in names(tmp_path) if left.startswith("rescue")]
 
 
+def test_a_second_signal_ends_a_fit_at_once(server, tmp_path):
+    """Within a step that never ends: nothing is saved for it, and what was durable is gone on from."""
+    with server.start("saving_child:main", str(tmp_path), "twice", int(signal.SIGTERM), False) as child:
+        assert child.wait() == -signal.SIGTERM
+    assert names(tmp_path) == ["epoch=0-step=4.ckpt"]
+    trainer = fit(tmp_path, ModelCheckpoint(tmp_path), ckpt_path="last", max_epochs=3, shuffle=True)
+    assert trainer.global_step == 12
+
+
 def test_ctrl_c_ends_a_program_with_130(tmp_path):
     """What a shell expects; the state is there."""
     script = f"{sys.executable} {HERE / 'saving_child.py'} {tmp_path} mid-epoch SIGINT; echo $?"
