@@ -129,3 +129,21 @@ def test_every_name_makes_a_strategy():
     for name in NAMES:
         strategy = choose(name, devices=1)
         assert isinstance(strategy.precision, Precision)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "asked"),
+    [("single_device", SingleDeviceStrategy), ("ddp", DDPStrategy), ("ddp_spawn", DDPStrategy), ("fsdp", FSDPStrategy)],
+)
+def test_what_runs_is_an_instance_of_what_asks_for_it(strategy, asked):
+    """So that programs can ask ``isinstance(trainer.strategy, DDPStrategy)``; and of no other."""
+    found = choose(strategy, devices=1)
+    kinds = (SingleDeviceStrategy, DDPStrategy, FSDPStrategy)
+    assert [kind for kind in kinds if isinstance(found, kind)] == [asked]
+    assert [kind for kind in kinds if isinstance(asked(), kind)] == [asked]
+
+
+def test_what_another_trainer_runs_on_is_not_taken():
+    """It is bound to that trainer's run."""
+    with pytest.raises(ConfigError, match="not what another Trainer runs on"):
+        choose(choose("ddp", devices=2))

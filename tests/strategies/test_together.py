@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
 
 def test_the_folder_of_rank_0_counts_for_all(ranks, tmp_path):
     """Where a path has the time in it: one folder is made, all ranks find what is in it, and go on from it."""
@@ -38,3 +42,16 @@ def test_a_rank_that_never_sees_a_file_says_so(ranks, tmp_path):
     assert one.startswith("NotFound: checkpoint ")
     assert "(rank 1) that rank 0 reads is not to be read here within 1 s" in one
     assert "rank 1" in zero
+
+
+@pytest.mark.parametrize(("strategy", "is_a"), [("ddp", [True, False, False]), ("fsdp", [False, True, False])])
+def test_programs_ask_and_gather_between_ranks(ranks, tmp_path, strategy, is_a):
+    """Tensors and numbers are stacked by rank, gradients come back to their rank; values and decisions are one."""
+    zero, one = (rank.value for rank in ranks.run("together:asking", str(tmp_path), 2, strategy, size=2))
+    assert zero["gathered"] == one["gathered"] == [[0, 1], [[1.5, 0.0], [1.5, 1.0]]]
+    assert (zero["gradient"], one["gradient"]) == ([0.0, 0.0], [9.0, 9.0])  # 3 times (1 + 2), of what is rank 1's
+    assert zero["said"] == one["said"] == repr({"rank": 0, "path": Path("x")})
+    assert zero["from 1"] == one["from 1"] == "(1,)"
+    assert zero["decisions"] == one["decisions"] == [False, True]
+    assert (zero["who"], one["who"]) == ([0, 2, True, "cpu"], [1, 2, False, "cpu"])
+    assert zero["is"] == one["is"] == is_a

@@ -8,11 +8,13 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import torch
 from contract import trainer
 from courses import Course, loader
 
 from holdfast import HoldfastError
 from holdfast.callbacks import ModelCheckpoint
+from holdfast.strategies import DDPStrategy, FSDPStrategy, SingleDeviceStrategy
 from holdfast.training import finding
 
 RANK = "RANK"
@@ -93,3 +95,35 @@ def stale(root: str, size: int, sees: str) -> Any:
     except HoldfastError as error:
         return f"{type(error).__name__}: {error}"
     return again.global_step
+
+
+class Asks(Course):
+    """Gathers in a step, with gradients and without, and asks its strategy what programs ask."""
+
+    told: dict[str, Any]
+
+    def training_step(self, batch, batch_idx):
+        loss, rank = super().training_step(batch, batch_idx), self.global_rank
+        if batch_idx == 0:
+            strategy, weight = self.trainer.strategy, torch.ones(2, requires_grad=True)
+            (self.all_gather(weight * 3, sync_grads=True)[1] * (rank + 1)).sum().backward()
+            self.told = {
+                "gathered": [
+                    one.tolist() for one in self.all_gather({"rank": rank, "x": torch.tensor([1.5, rank])}).values()
+                ],
+                "gradient": weight.grad.tolist(),
+                "said": repr(strategy.broadcast({"rank": rank, "path": Path("x")})),
+                "from 1": repr(strategy.broadcast((rank,), src=1)),
+                "decisions": [strategy.reduce_boolean_decision(rank == 1, all=every) for every in (True, False)],
+                "who": (strategy.global_rank, strategy.world_size, strategy.is_global_zero, str(strategy.root_device)),
+                "is": [isinstance(strategy, kind) for kind in (DDPStrategy, FSDPStrategy, SingleDeviceStrategy)],
+            }
+            strategy.barrier("asked")
+        return loss
+
+
+def asking(root: str, size: int, strategy: str) -> dict[str, Any]:
+    """What the ranks of a fit are told."""
+    module = Asks()
+    trainer(strategy, size, max_epochs=1, default_root_dir=root).fit(module, loader(size))
+    return module.told

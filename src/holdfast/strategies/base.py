@@ -185,8 +185,12 @@ class TrainingStrategy(Strategy, Protocol):
         """Put whole gradients back, each rank its part."""
         ...
 
-    def reduce(self, tensor: torch.Tensor, operation: str) -> torch.Tensor:
+    def reduce(self, tensor: torch.Tensor, operation: str = "mean") -> torch.Tensor:
         """The ``"mean"``, ``"sum"``, ``"min"`` or ``"max"`` over all ranks, on each of them."""
+        ...
+
+    def all_gather(self, tensor: torch.Tensor, group: Any = None, sync_grads: bool = False) -> torch.Tensor:
+        """The tensors of all ranks, stacked on each of them; with one rank the tensor itself."""
         ...
 
     def synchronise(self) -> None:

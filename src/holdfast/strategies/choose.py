@@ -22,8 +22,15 @@ if TYPE_CHECKING:
 Start = Literal["popen", "spawn", "fork"]
 
 
+class _Runs(type):
+    """``isinstance(trainer.strategy, DDPStrategy)``: what a trainer made of the options is an instance of them too."""
+
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return super().__instancecheck__(instance) or getattr(type(instance), "asked_as", None) == cls.__name__
+
+
 @dataclass(frozen=True)
-class SingleDeviceStrategy:
+class SingleDeviceStrategy(metaclass=_Runs):
     """``strategy="single_device"``.
 
     Args:
@@ -34,7 +41,7 @@ class SingleDeviceStrategy:
 
 
 @dataclass(frozen=True, init=False)
-class DDPStrategy:
+class DDPStrategy(metaclass=_Runs):
     """``strategy="ddp"`` with options.
 
     Args:
@@ -70,7 +77,7 @@ class DDPStrategy:
 
 
 @dataclass(frozen=True)
-class FSDPStrategy:
+class FSDPStrategy(metaclass=_Runs):
     """``strategy="fsdp"`` with options.
 
     Args:
@@ -130,6 +137,8 @@ def chosen(
     problems = []
     if isinstance(strategy, str) and strategy not in ("auto", *NAMES):
         problems.append(f"strategy={strategy!r} is not one of {', '.join(('auto', *NAMES))}")
+    elif isinstance(strategy, SingleDevice):
+        problems.append("strategy= takes a name or one of holdfast.strategies, not what another Trainer runs on")
     elif strategy is not None and not isinstance(strategy, (str, SingleDeviceStrategy, DDPStrategy, FSDPStrategy)):
         problems.append(f"strategy= takes a name or one of holdfast.strategies, not a {type(strategy).__name__}")
     accelerator = "auto" if accelerator is None else accelerator

@@ -5,8 +5,8 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -93,7 +93,7 @@ class Distributed(SingleDevice):
             loader, rank=self.world.rank, size=self.world.size, training=training, seed=seed, together=self.spread
         )
 
-    def reduce(self, tensor: torch.Tensor, operation: str) -> torch.Tensor:
+    def reduce(self, tensor: torch.Tensor, operation: str = "mean") -> torch.Tensor:
         """The value over all ranks, on each of them.
 
         Raises:
@@ -102,18 +102,42 @@ class Distributed(SingleDevice):
         value = tensor.detach().clone().to(self.device)
         if operation == "mean" and not value.is_floating_point():
             value = value.to(torch.get_default_dtype())
-        try:
+        with self._together(
+            "reduce", "What is logged with sync_dist=True and on_step=True every rank logs at each step."
+        ):
             dist.all_reduce(value, _OPERATIONS[operation], group=self._reducing)
-        except RuntimeError as error:  # torch's own
-            if (failed := self.group.failure()) is not None:
-                raise RankError(failed[1], rank=failed[0], phase="reduce") from error
-            raise RankError(
-                f"not all ranks have reduced a value: {str(error).splitlines()[0]}",
-                rank=self.world.rank,
-                phase="reduce",
-                remedy="What is logged with sync_dist=True and on_step=True every rank logs at each step.",
-            ) from error
         return value / self.world.size if operation == "mean" else value
+
+    def all_gather(self, tensor: torch.Tensor, group: Any = None, sync_grads: bool = False) -> torch.Tensor:
+        """The tensors of all ranks, which are of one shape, stacked in the order of ranks.
+
+        Args:
+            tensor: This rank's.
+            group: Some of the ranks, as torch.distributed has them; by default all.
+            sync_grads: Whether the backward pass brings each rank the gradients that all have for its tensor.
+
+        Raises:
+            RankError: Not all ranks have come to gather it, in the time that they wait for each other.
+        """
+        own, group = tensor.to(self.device), group or self._reducing
+        with self._together("all_gather", "Every rank calls it, with a tensor of the same shape."):
+            gathered: torch.Tensor = _Gathered.apply(own if sync_grads else own.detach(), group)  # type: ignore[no-untyped-call]
+        return gathered
+
+    @contextmanager
+    def _together(self, phase: str, remedy: str) -> Iterator[None]:
+        """Where torch's own error tells of ranks that are missing."""
+        try:
+            yield
+        except RuntimeError as error:
+            if (failed := self.group.failure()) is not None:
+                raise RankError(failed[1], rank=failed[0], phase=phase) from error
+            raise RankError(
+                f"not all ranks have come: {str(error).splitlines()[0]}",
+                rank=self.world.rank,
+                phase=phase,
+                remedy=remedy,
+            ) from error
 
 
 class DataParallel(Distributed):
@@ -125,6 +149,8 @@ class DataParallel(Distributed):
         options: Arguments of ``DistributedDataParallel``, such as ``find_unused_parameters``.
         shared: ``backend`` and ``timeout`` of ``Distributed``.
     """
+
+    asked_as = "DDPStrategy"
 
     def __init__(
         self,
@@ -199,6 +225,25 @@ class DataParallel(Distributed):
         """Take the wrapper away."""
         self._wrapped = None
         super().teardown(module)
+
+
+class _Gathered(torch.autograd.Function):
+    """The tensors of all ranks; backwards, each rank gets the sum of the gradients that all have for its own."""
+
+    @staticmethod
+    def forward(ctx: Any, own: torch.Tensor, group: Any) -> torch.Tensor:
+        """Stacked in the order of ranks."""
+        ctx.group = group
+        every = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
+        dist.all_gather(every, own.contiguous(), group=group)
+        return torch.stack(every)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """A collective: every rank goes backwards through it."""
+        whole = gradients[0].clone()
+        dist.all_reduce(whole, group=ctx.group)
+        return whole[dist.get_rank(ctx.group)], None
 
 
 class _Joined:

@@ -46,6 +46,8 @@ class Sharded(Distributed):
         ConfigError: ``precision="16-mixed"``: its scaler looks at each rank's gradients alone.
     """
 
+    asked_as = "FSDPStrategy"
+
     def __init__(
         self,
         devices: list[torch.device],

@@ -13,19 +13,22 @@ from torch.optim import Optimizer
 from holdfast.errors import ConfigError
 from holdfast.state.optimizers import move
 from holdfast.state.precision import Precision
+from holdfast.strategies.answers import Answers
 from holdfast.strategies.single import Single
 from holdfast.strategies.world import World
 
 T = TypeVar("T")
 
 
-class SingleDevice(Single):
+class SingleDevice(Single, Answers):
     """One process, one device: everything that a training loop asks of torch.
 
     Args:
         device: The device.
         precision: The kind of numbers.
     """
+
+    asked_as = "SingleDeviceStrategy"
 
     def __init__(self, device: torch.device, precision: Precision) -> None:
         super().__init__()
@@ -133,7 +136,7 @@ class SingleDevice(Single):
             if name in gradients:
                 parameter.grad = gradients[name].to(parameter.device)
 
-    def reduce(self, tensor: torch.Tensor, operation: str) -> torch.Tensor:
+    def reduce(self, tensor: torch.Tensor, operation: str = "mean") -> torch.Tensor:
         """The value over all ranks: with one, the tensor itself."""
         return tensor
 
@@ -148,14 +151,14 @@ class SingleDevice(Single):
             module.cpu()
 
 
-def mapped(batch: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """A structure of tensors with each of them changed."""
-    if isinstance(batch, torch.Tensor):
+def mapped(batch: Any, change: Callable[[Any], Any], kinds: tuple[type, ...] = (torch.Tensor,)) -> Any:
+    """A structure with each of its tensors changed, or each thing of other kinds."""
+    if isinstance(batch, kinds):
         return change(batch)
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(mapped(item, change) for item in batch))
+        return type(batch)(*(mapped(item, change, kinds) for item in batch))
     if isinstance(batch, (list, tuple)):
-        return type(batch)(mapped(item, change) for item in batch)
+        return type(batch)(mapped(item, change, kinds) for item in batch)
     if isinstance(batch, Mapping):
-        return type(batch)({key: mapped(value, change) for key, value in batch.items()})  # type: ignore[call-arg]
+        return type(batch)({key: mapped(value, change, kinds) for key, value in batch.items()})  # type: ignore[call-arg]
     return batch

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
 
 from holdfast.errors import ConfigError
+from holdfast.strategies.training import mapped
 from holdfast.training.class_only import class_only
 from holdfast.training.hparams import HyperparametersMixin
 from holdfast.training.module_hooks import ModuleHooks
@@ -123,6 +125,18 @@ class LightningModule(HyperparametersMixin, ModuleHooks, nn.Module):
         """Print on rank 0, below a progress bar if there is one."""
         if self._trainer is None or self._trainer.is_global_zero:
             print(*args, **kwargs)
+
+    def all_gather(self, data: Any, group: Any = None, sync_grads: bool = False) -> Any:
+        """Tensors of all ranks, stacked in the order of ranks; with one rank the data as they are. Every rank calls it.
+
+        Args:
+            data: A tensor or number, or a structure of them; of one shape on every rank.
+            group: Some of the ranks, as torch.distributed has them; by default all.
+            sync_grads: Whether the backward pass goes through it.
+        """
+        strategy = self.trainer.strategy
+        gather = partial(strategy.all_gather, group=group, sync_grads=sync_grads)
+        return mapped(data, lambda one: gather(torch.as_tensor(one, device=self.device)), (torch.Tensor, int, float))
 
     # Steps
 
