@@ -30,6 +30,11 @@ class HoldfastError(Exception):
         self.good = good
         self.remedy = remedy
 
+    def advise(self, remedy: str) -> None:
+        """Say more of what to do now: who calls may know what else there is."""
+        self.remedy = f"{self.remedy} {remedy}".lstrip()
+        self.args = (" ".join(part for part in (self.what, self.good, self.remedy) if part),)
+
 
 class ConfigError(HoldfastError, ValueError):
     """A combination of arguments that contradicts itself or cannot work; raised before anything is touched."""

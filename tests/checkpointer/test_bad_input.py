@@ -244,9 +244,9 @@ def test_no_save_is_lost_for_a_metric_in_its_name(tmp_path):
                 ckpt.validated({"val_loss": 0.251})
         ckpt.save("mine")
     assert [r.names[0] for r in listing(tmp_path).records] == [
-        "step=2-val_loss=nan.ckpt",
-        "step=4-val_loss=nan.ckpt",
-        "step=5-val_loss=nan-mine.ckpt",
+        "step=2-val_loss=none.ckpt",
+        "step=4-val_loss=none.ckpt",
+        "step=5-val_loss=none-mine.ckpt",
     ]
 
 

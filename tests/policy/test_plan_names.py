@@ -92,7 +92,7 @@ def test_two_saves_of_a_plan_never_share_an_alias() -> None:
         (
             on_disk("a", 5, "last.ckpt", policies=("last",), pinned=True),
             "{step}-{loss:.2f}",
-            "step=5-loss=nan.ckpt",
+            "step=5-loss=none.ckpt",
         ),
     ],
 )
@@ -115,10 +115,10 @@ def test_what_goes_gets_no_name() -> None:
     assert training.disk.names == {"last.ckpt": "#2"}
 
 
-def test_a_metric_that_was_not_measured_is_nan_in_the_name() -> None:
+def test_a_metric_that_was_not_measured_is_none_in_the_name() -> None:
     """No save is lost for its name."""
     training = Training([rules(last(1), template="{epoch}-{loss:.2f}")])
-    assert training.save(10).saves[0].names == ("epoch=0-loss=nan.ckpt",)
+    assert training.save(10).saves[0].names == ("epoch=0-loss=none.ckpt",)
 
 
 def test_a_save_by_hand_is_kept_and_labelled() -> None:

@@ -155,9 +155,8 @@ def test_a_name_pairs_a_step_with_the_metric_of_that_step(tmp_path):
     fit(tmp_path, callback, ranked, net=Net(lambda epoch, step: float(step)), max_epochs=3)
     assert names(tmp_path / "b") == ["step=12-val_loss=12.ckpt", "step=4-val_loss=4.ckpt", "step=8-val_loss=8.ckpt"]
     unranked = [name for name in names(tmp_path) if not name.startswith("b/")]
-    assert unranked == [
-        "step=12-val_loss=12.ckpt", "step=3-val_loss=nan.ckpt", "step=6-val_loss=nan.ckpt", "step=9-val_loss=nan.ckpt",
-    ]  # fmt: skip
+    unmeasured = [f"step={step}-val_loss=none.ckpt" for step in (3, 6, 9)]
+    assert unranked == ["step=12-val_loss=12.ckpt", *unmeasured]
 
 
 def test_two_optimizers_count_the_steps_of_both(tmp_path):

@@ -11,7 +11,7 @@ import torch
 
 import holdfast as L
 from holdfast.callbacks import ModelCheckpoint
-from holdfast.errors import NotFound
+from holdfast.errors import Incompatible, NotFound
 from holdfast.loggers import CSVLogger
 from small_fits import Net, falling, fit, loaders, make_trainer, names, read, rising, steps
 
@@ -287,6 +287,46 @@ def test_auto_keeps_to_the_version_that_a_logger_was_given(tmp_path):
     net = Net()
     fit(tmp_path, net=net, logger=CSVLogger(tmp_path, version="yours"), max_epochs=1, ckpt_path="auto")
     assert len(net.seen) == 2
+
+
+class Other(Net):
+    """Another model: no weight has a name of the first one's."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = self.layers
+        del self.layers
+
+    def loss(self, batch):
+        return self.body(batch[0]).square().mean()
+
+
+def test_auto_passes_over_the_unfinished_run_of_another_model(tmp_path, caplog):
+    """Scripts that share a root: each begins anew beside the other, says so, and goes on with its own."""
+    caplog.set_level("WARNING", "holdfast")
+    options = {"logger": True, "max_epochs": 2, "ckpt_path": "auto"}
+    crashed(tmp_path, 5, **options)
+    crashed(tmp_path, 6, make=Other, **options)
+    assert [r.getMessage() for r in caplog.records if "another model's" in r.getMessage()] == [
+        f"ckpt_path='auto': passed over the unfinished run in '{tmp_path}/lightning_logs/version_0/checkpoints', which "
+        "is another model's: no weight of it has a name and a shape of this one's"
+    ]
+    for make, left, version in ((Net, 3, "version_0"), (Other, 2, "version_1")):
+        net = make()
+        trainer = fit(tmp_path, net=net, **options)
+        assert (len(net.seen), Path(trainer.log_dir).name) == (left, version)
+
+
+def test_auto_refuses_a_run_of_the_model_as_it_was_and_says_what_to_do(tmp_path):
+    """A changed layer is no other model: nothing of the run is left behind without a word."""
+    crashed(tmp_path, 5, logger=True, max_epochs=2)
+    with pytest.raises(Incompatible) as caught:
+        fit(tmp_path, net=Net(width=9), logger=True, max_epochs=2, ckpt_path="auto")
+    assert "layers.0.weight" in str(caught.value)
+    assert str(caught.value).endswith(
+        "It was found by ckpt_path='auto': to begin anew beside it, give the ModelCheckpoint another dirpath or the "
+        "Trainer another default_root_dir."
+    )
 
 
 def test_best_of_an_earlier_process_is_that_of_the_newest_run(tmp_path):

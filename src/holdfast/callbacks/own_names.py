@@ -26,7 +26,7 @@ class OwnNames(Where):
     names: Callable[[Mapping[str, Any]], str] | None = None
     exists: Callable[[str], bool] | None = None
 
-    def name(self, progress: Progress, scores: Mapping[str, float], *, missing: float | None = None) -> str:
+    def name(self, progress: Progress, scores: Mapping[str, float], *, missing: float | str | None = None) -> str:
         """The subclass's name for these metrics, below the folder."""
         if self.names is None:
             return super().name(progress, scores, missing=missing)

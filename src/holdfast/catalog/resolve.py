@@ -96,11 +96,10 @@ def newest_first(
     return found
 
 
-def unfinished(folders: Iterable[Folder]) -> Folder | None:
-    """The folder of the newest run that can be gone on with; None where there is none.
+def unfinished(folders: Iterable[Folder]) -> Iterator[tuple[Folder, Record]]:
+    """The folders whose newest run can be gone on with, newest first, each with the newest checkpoint of that run.
 
-    That is one that has not ended clean, that no process is any more, that is the newest of its folder, and that no
-    other run went on from.
+    That is a run that has not ended clean, that no process is any more, and that no other run went on from.
     """
     listed = [(folder, folder.scan()) for folder in folders]
     parents = {run.parent for _, listing in listed for run in listing.runs.values()}
@@ -111,8 +110,7 @@ def unfinished(folders: Iterable[Folder]) -> Folder | None:
         newest.setdefault(folder.store.root, (folder, record))
     for root, (folder, record) in newest.items():
         if record.run not in gone_on | ended[root] and not runs.is_alive(folder, record.run):
-            return folder
-    return None
+            yield folder, record
 
 
 def last(listing: Listing) -> Record | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
@@ -71,8 +70,8 @@ class Names:
 
 def name_of(where: Where, record: Record) -> str:
     """The name that a template makes of a checkpoint."""
-    # No save is lost for its name: a metric that was not measured at its step is "nan" in it.
-    return where.name(record.progress, record.scores, missing=math.nan)
+    # No save is lost for its name; and what was not measured is no NaN, which somebody would have to look into.
+    return where.name(record.progress, record.scores, missing="none")
 
 
 def alias_of(where: Where, record: Record) -> str | None:

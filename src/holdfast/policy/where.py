@@ -87,7 +87,7 @@ class Where:
         pieces = [piece for text in (self.template, self.alias) if text is not None for piece in _parse(text)]
         return tuple(dict.fromkeys(piece.name for piece in pieces if isinstance(piece, _Field)))
 
-    def name(self, progress: Progress, scores: Mapping[str, float], *, missing: float | None = None) -> str:
+    def name(self, progress: Progress, scores: Mapping[str, float], *, missing: float | str | None = None) -> str:
         """The checkpoint's own file name, with extension, relative to its folder.
 
         Where a format is for whole numbers, a whole float (80.0) is written as one, NaN and infinities as
@@ -98,7 +98,7 @@ class Where:
         Args:
             progress: Gives ``epoch``, ``step`` and ``global_step``.
             scores: Gives the rest.
-            missing: Stands in for what is in neither; None makes that an error.
+            missing: Stands in for what is in neither, a word whatever the format; None makes that an error.
 
         Raises:
             ConfigError: A field is not known or its format does not fit its value, a part of the name is
@@ -136,7 +136,7 @@ class Where:
         numbered = (f"{stem}{self.join}v{number}{extension}" for number in count(self.starting_version))
         return _not_too_long(next(candidate for candidate in numbered if candidate not in taken))
 
-    def _fill(self, template: str, progress: Progress, scores: Mapping[str, float], missing: float | None) -> str:
+    def _fill(self, template: str, progress: Progress, scores: Mapping[str, float], missing: float | str | None) -> str:
         counters = {"epoch": progress.epoch, "step": progress.steps, "global_step": progress.steps}
         known: dict[str, float] = {**counters, **scores}
         pieces = _parse(template)
@@ -146,8 +146,13 @@ class Where:
                 f"The file name {template!r} needs {_quoted(unknown)}, not known at this step.",
                 remedy=f"Known are {_quoted(known)}.",
             )
-        default = 0 if missing is None else missing
-        stem = self._join(pieces, lambda field: _format(field, known.get(field.name, default)))
+
+        def value_of(field: _Field) -> str:
+            if field.name not in known and isinstance(missing, str):
+                return missing
+            return _format(field, known.get(field.name, missing))
+
+        stem = self._join(pieces, value_of)
         return _not_too_long(stem + self.extension)
 
     def _join(self, pieces: Sequence[str | _Field], value_of: Callable[[_Field], str]) -> str:

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+from torch.nn.parameter import is_lazy
+
 from holdfast import sources
 from holdfast.callbacks.model_checkpoint import ModelCheckpoint
-from holdfast.catalog import resolve
+from holdfast.catalog import directories, resolve
 from holdfast.catalog.folder import Folder
+from holdfast.catalog.verify import Damage
 from holdfast.engine.group import Group, Solo
-from holdfast.errors import Corrupt, NotFound
+from holdfast.errors import Corrupt, NotFound, StoreError
 from holdfast.log import logger
 from holdfast.policy.values import Record
 from holdfast.policy.which import last
 from holdfast.state.fingerprint import KEY
 from holdfast.store import LocalStore
+from holdfast.strategies.single import bare_name
 from holdfast.training.finding import FRESH, agreed
 
 _NOTES = ".holdfast"
+_MODEL = "model."
 _DEPTH = 5  # <root>/<name>/version_N/checkpoints is three
 
 
@@ -30,9 +36,12 @@ def home(
     roots: Iterable[str | Path],
     loggers: Sequence[Any],
     *,
+    module: nn.Module,
     group: Group | None = None,
 ) -> Path | None:
     """The folder of checkpoints that ``"auto"`` goes on in: that of the newest unfinished run, where nobody placed it.
+
+    Runs of other models lie below a root that several programs share: they are passed over, which is said.
 
     Loggers that keep the runs of that experiment take its version. To be called before anybody asks a logger for its
     folder.
@@ -41,6 +50,7 @@ def home(
         callbacks: Those that save; where each has a ``dirpath``, the run is placed.
         roots: Where runs are looked for, and in all folders below.
         loggers: All of them.
+        module: What is to be trained.
         group: The other ranks: rank 0 says to them where it is.
 
     Returns:
@@ -51,9 +61,15 @@ def home(
 
     def look() -> str | None:
         folders = list(_folders(roots))
-        folder = resolve.unfinished(folders)
-        if folder is not None:
-            return folder.store.root
+        own = {bare_name(name): tuple(p.shape) for name, p in module.named_parameters() if not is_lazy(p)}  # type: ignore[redundant-expr]
+        for folder, record in resolve.unfinished(folders):
+            if _may_be_of(own, folder, record):
+                return folder.store.root
+            logger.warning(
+                "ckpt_path='auto': passed over the unfinished run in '%s', which is another model's: no weight of it "
+                "has a name and a shape of this one's",
+                folder.store.root,
+            )
         _say_new(folders)
         return None
 
@@ -190,7 +206,18 @@ def _version(logger: Any, experiment: Path) -> Path:
 
 
 def _unfinished_in(path: Path) -> Path | None:
-    return None if resolve.unfinished([Folder(LocalStore(path))]) is None else path
+    return next((path for _ in resolve.unfinished([Folder(LocalStore(path))])), None)
+
+
+def _may_be_of(own: Mapping[str, tuple[int, ...]], folder: Folder, record: Record) -> bool:
+    """Whether a checkpoint has a weight of a model's; also where nobody can tell yet, before ``configure_model``."""
+    try:
+        found = directories.manifest_of(folder.store, record.names[0])
+    except (Damage, StoreError):
+        return True  # whoever reads it says what is wrong, and goes back to one that is whole
+    held = () if found is None else found[0].tensors
+    weights = [(t.path.removeprefix(_MODEL), t.shape) for t in held if t.path.startswith(_MODEL)]
+    return not own or not weights or any(own.get(bare_name(name)) == shape for name, shape in weights)
 
 
 def _folders(roots: Iterable[str | Path]) -> Iterator[Folder]:

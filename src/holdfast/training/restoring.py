@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from holdfast.errors import Incompatible
 from holdfast.log import logger
 from holdfast.policy.values import Record
 from holdfast.policy.what import What
@@ -55,7 +56,10 @@ class Restoring(Assembly):
         if own is not None:
             placed = self.checkpoint_callbacks and all(c.dirpath for c in self.checkpoint_callbacks)
             return None if placed else home.go_on_in(Path(own.root), self.loggers)
-        return home.home(self.checkpoint_callbacks, self._roots(), self.loggers, group=self.strategy.group)
+        return home.home(
+            self.checkpoint_callbacks, self._roots(), self.loggers,
+            module=self.lightning_module, group=self.strategy.group,
+        )  # fmt: skip
 
     def _near(self, ckpt_path: Any) -> list[Path]:
         """Where the words for a checkpoint are looked up."""
@@ -141,11 +145,23 @@ class Restoring(Assembly):
         if ckpt_path is None:
             return None
         from holdfast.catalog import resolve
-        from holdfast.training import resume
 
         opened = self._opened(ckpt_path, near, weights_only, resolve.whole if own is None else own.holds)
         if opened is None:
             return None
+        try:
+            return self._restored(opened, loop)
+        except Incompatible as error:
+            if ckpt_path == "auto":  # or each start of this program would end here
+                error.advise(
+                    "It was found by ckpt_path='auto': to begin anew beside it, give the ModelCheckpoint another "
+                    "dirpath or the Trainer another default_root_dir."
+                )
+            raise
+
+    def _restored(self, opened: resume.Opened, loop: FitLoop) -> resume.Resumed:
+        from holdfast.training import resume
+
         self.hooks.call("on_load_checkpoint", opened.state)
         resume.take_own_names(opened, self.lightning_module)
         parts, strict = self._parts(), self.lightning_module.strict_loading
