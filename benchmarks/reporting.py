@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import stall
+import step_cost
 from measuring import SPREAD, told
 
 MIB = 2**20
@@ -66,6 +67,8 @@ def report(results: dict[str, Any]) -> dict[str, Table]:
         tables["load"] = series_table(results["write"], "load", "torch.load", "Load from the page cache")
     if "aliases" in results:
         tables["aliases"] = alias_table(results["aliases"])
+    if "step_cost" in results:
+        tables["step"] = step_table(results["step_cost"])
     return tables
 
 
@@ -90,6 +93,8 @@ def goals(results: dict[str, Any]) -> Iterator[Goal]:
         yield from load_goals(results["write"])
     if "aliases" in results:
         yield from alias_goals(results["aliases"])
+    if "step_cost" in results:
+        yield from step_goals(results["step_cost"])
 
 
 def goal(
@@ -179,6 +184,45 @@ def alias_goals(figures: dict[str, Any]) -> Iterator[Goal]:
             floor="1.00",
             settings=f"{figures['saves']} saves of {figures['megabytes']:.0f} MB{beside}",
         )
+
+
+def above_plain(figures: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
+    """Milliseconds a step above the plain loop: of each trainer, in each setting, one a round."""
+    return {
+        name: {setting: [step_cost.above_raw(one, setting) for one in rounds] for setting in step_cost.SETTINGS}
+        for name, rounds in figures["milliseconds"].items()
+    }
+
+
+def step_goals(figures: dict[str, Any]) -> Iterator[Goal]:
+    """What a step of the trainer costs beside Lightning's."""
+    above = above_plain(figures)
+    for setting in step_cost.SETTINGS if "lightning" in above else ():
+        ours, theirs = (median(above[name][setting]) for name in ("holdfast", "lightning"))
+        yield goal(
+            f"a step above the plain loop, {setting}, times Lightning",
+            ours / theirs,
+            0.1,
+            floor="0",
+            settings=f"{len(figures['milliseconds']['holdfast'])} rounds; {ours:.3f} beside {theirs:.3f} ms",
+        )
+
+
+def step_table(figures: dict[str, Any]) -> Table:
+    """One row a setting."""
+    above = above_plain(figures)
+    raw = median(one["raw"] for rounds in figures["milliseconds"].values() for taken in rounds for one in taken)
+    rows = []
+    for setting, meaning in step_cost.SETTINGS.items():
+        cells = [told(above[name][setting]).removesuffix(" *") for name in above]
+        middle = [median(above[name][setting]) for name in above]
+        rows.append([f"{setting}: {meaning}", *cells, f"{middle[0] / middle[-1]:.3f}"])
+    return Table(
+        f"Milliseconds a step above the plain loop, which takes {raw:.3f}; medians of "
+        f"{len(figures['milliseconds']['holdfast'])} rounds (lowest to highest):",
+        ["setting", *(name.capitalize() for name in above), "ratio"],
+        rows,
+    )
 
 
 def stall_table(figures: dict[str, Any]) -> Table:

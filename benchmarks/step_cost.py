@@ -2,13 +2,11 @@
 
     python benchmarks/step_cost.py [--rounds 7] [--steps 500] [--lightning .venv-lightning/bin/python] [--json FILE]
 
-Each round starts one process of either environment, in turn. Each process measures every setting, twice, with the
-plain loop right before and after it; what is shown is the median over the rounds of the difference. The trainers get
-the same settings, the same model and ready-made batches. Times are taken as batches are asked for, so that neither
-the start nor the end of a fit counts, but everything between two batches does: drawing and writing too.
-
-Two clocks are read: the wall's, and the processor time of the whole process with all its threads. Where other programs
-share the machine, only the latter can be compared; on an idle one they say the same. The processes have a terminal,
+Each round starts one process of either environment, in turn. Each process measures every setting, twice. Whenever the
+trainer asks for a batch, a step of the plain loop is taken first, so that both are measured step by step under the same
+conditions, whatever the processor's clock and other programs do; what is shown is the median over the rounds of the
+mean difference. The trainers get the same settings, the same model and ready-made batches. Neither the start nor the
+end of a fit counts, but everything between two batches does: drawing and writing too. The processes have a terminal,
 whose output is read and dropped.
 """
 
@@ -65,8 +63,7 @@ def main() -> None:
             taken[name].append(in_a_terminal(python, name, asked.steps))
     Path(asked.json).parent.mkdir(parents=True, exist_ok=True)
     Path(asked.json).write_text(json.dumps({"steps": asked.steps, "milliseconds": taken}, indent=1))
-    show("cpu", "processor time", taken)
-    show("wall", "wall time", taken)
+    show(taken)
     how = f"{len(taken['holdfast'])} rounds of {REPEAT} x {asked.steps:,} steps, {time.monotonic() - began:.0f} s"
     print(f"\n{how}; raw: {asked.json}")
 
@@ -102,29 +99,29 @@ def drain(terminal: int, screen: list[bytes]) -> None:
         screen.append(read)
 
 
-def show(clock: str, what: str, taken: dict[str, list[Figures]]) -> None:
-    """One line a setting; milliseconds a step by one of the clocks."""
-    raw = median(one["raw"][clock] for rounds in taken.values() for figures in rounds for one in figures)
-    print(f"\n{what}: the plain loop takes {raw:.3f} ms a step; above it, in ms a step (median, lowest to highest):")
+def show(taken: dict[str, list[Figures]]) -> None:
+    """One line a setting; milliseconds a step."""
+    raw = median(one["raw"] for rounds in taken.values() for figures in rounds for one in figures)
+    print(f"\nthe plain loop takes {raw:.3f} ms a step; above it, in ms a step (median, lowest to highest):")
     print(f"{'':12}" + "".join(f"{name:>26}" for name in taken) + f"{'ratio':>8}")
     for setting, meaning in SETTINGS.items():
-        above = [[above_raw(figures, setting, clock) for figures in rounds] for rounds in taken.values()]
+        above = [[above_raw(figures, setting) for figures in rounds] for rounds in taken.values()]
         cells = "".join(f"{f'{median(a):.3f} ({min(a):.3f} to {max(a):.3f})':>26}" for a in above)
         middle = [median(a) for a in above]
         ratio = f"{middle[0] / middle[1]:8.3f}" if len(middle) == 2 else ""
         print(f"{setting:12}{cells}{ratio}   {meaning}")
 
 
-def above_raw(figures: Figures, setting: str, clock: str) -> float:
+def above_raw(figures: Figures, setting: str) -> float:
     """What one process measured for a setting, above the plain loop."""
-    return mean(one["trainer"][clock] - one["raw"][clock] for one in figures if one["setting"] == setting)
+    return mean(one["trainer"] - one["raw"] for one in figures if one["setting"] == setting)
 
 
 # In a child
 
 
 def measure(name: str, steps: int) -> Figures:
-    """Milliseconds a step of the plain loop and of the trainer by each clock, for each setting."""
+    """Milliseconds a step of the plain loop and of the trainer, for each setting."""
     import torch
 
     torch.set_num_threads(1)
@@ -138,7 +135,6 @@ def measure(name: str, steps: int) -> Figures:
     batches = Timed([torch.randn(16, 32) for _ in range(64)], WARM_UP + steps + 1)
     measured = []
     for setting in [*SETTINGS] * REPEAT:
-        before = plain_loop(network(), batches)
         with tempfile.TemporaryDirectory() as root:
             trainer = package.Trainer(
                 max_steps=len(batches),
@@ -151,14 +147,12 @@ def measure(name: str, steps: int) -> Figures:
                 default_root_dir=root,
             )
             trainer.fit(module(package, logs=setting in ("log", "bar"), shows=setting == "bar"), batches)
-        fitted, after = batches.taken, plain_loop(network(), batches)
-        raw = {clock: (before[clock] + after[clock]) / 2 for clock in before}
-        measured.append({"setting": setting, "raw": raw, "trainer": fitted})
+        measured.append({"setting": setting, **batches.taken})
     return measured
 
 
 class Timed:
-    """So many batches, ready-made, and how long whoever takes them needs for each, after a warm-up."""
+    """So many ready-made batches, with a step of the plain loop before each; ``taken`` tells how long either needs."""
 
     def __init__(self, ready, number):
         self.ready, self.number, self.taken = ready, number, {}
@@ -167,14 +161,18 @@ class Timed:
         return self.number
 
     def __iter__(self):
-        steps = self.number - 1 - WARM_UP
+        step, now = plain_step(network()), time.perf_counter
+        plain, fitted, asked = [], [], now()
         for index in range(self.number):
-            if index == WARM_UP:
-                wall, cpu = time.perf_counter(), time.process_time()
-            elif index == self.number - 1:
-                wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-                self.taken = {"wall": wall * 1e3 / steps, "cpu": cpu * 1e3 / steps}
-            yield self.ready[index % len(self.ready)]
+            batch = self.ready[index % len(self.ready)]
+            began = now()
+            fitted.append(began - asked)
+            if index == self.number - 1:
+                self.taken = {"raw": 1e3 * mean(plain[WARM_UP:]), "trainer": 1e3 * mean(fitted[WARM_UP + 1 :])}
+            step(batch)
+            asked = now()
+            plain.append(asked - began)
+            yield batch
 
 
 def network():
@@ -186,17 +184,19 @@ def network():
     return nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 2))
 
 
-def plain_loop(model, batches):
-    """Train it without any trainer; milliseconds a step by each clock."""
+def plain_step(model):
+    """A step of training it without any trainer."""
     import torch
 
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    for batch in batches:
+
+    def step(batch):
         optimizer.zero_grad()
         loss = model(batch).square().mean()
         loss.backward()
         optimizer.step()
-    return batches.taken
+
+    return step
 
 
 def module(package, *, logs, shows):

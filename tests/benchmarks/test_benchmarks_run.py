@@ -15,7 +15,7 @@ OWN = "--arms=Holdfast loop;burner"
 TRIALS = {
     "stall.py": (["--megabytes=3", "--rounds=1", "--batch=4", OWN], "Holdfast loop", "arms"),
     "write_read.py": (["--mebibytes=2", "--rounds=1", "--again=0"], "safetensors, fsync", "save"),
-    "step_cost.py": (["--rounds=1", "--steps=5", "--lightning="], "processor time", "milliseconds"),
+    "step_cost.py": (["--rounds=1", "--steps=5", "--lightning="], "a step; above it", "milliseconds"),
     "import_time.py": (["--rounds=1"], "own modules", "own"),
     "listing.py": (["--checkpoints=3", "--tensors=2", "--repeat=1"], "scan, ledger lost", "seconds"),
 }

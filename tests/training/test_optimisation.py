@@ -337,3 +337,38 @@ def test_what_is_no_optimizer_is_refused(returned, says):
     """The error says what was returned."""
     with pytest.raises(ConfigError, match=says):
         configured(returned)
+
+
+class Noting(torch.optim.SGD):
+    """An optimizer with a ``zero_grad`` of its own."""
+
+    cleared = 0
+
+    def zero_grad(self, set_to_none=True):
+        self.cleared += 1
+        super().zero_grad(set_to_none)
+
+
+def test_an_optimizers_own_way_to_clear_gradients_is_used(tmp_path):
+    """Torch's own is passed over for what it does; one that somebody wrote is called before each backward pass."""
+    ours = net(lambda module: Noting(module.parameters(), lr=0.1))
+    trainer(tmp_path, max_epochs=1).fit(ours, loader(4))
+    assert ours.trainer.optimizers[0].cleared == 4
+
+
+def test_gradients_that_nobody_clears_add_up(tmp_path):
+    """A module whose ``optimizer_zero_grad`` does nothing goes on as a plain loop without ``zero_grad``."""
+
+    class Piling(Net):
+        def optimizer_zero_grad(self, epoch, batch_idx, optimizer):
+            pass
+
+    ours = net(kind=Piling)
+    trainer(tmp_path, max_epochs=1).fit(ours, loader(3))
+
+    plain = net()
+    optimizer = plain.configure_optimizers()
+    for batch in loader(3):
+        plain.loss(batch).backward()
+        optimizer.step()
+    assert torch.equal(weights(ours), weights(plain))

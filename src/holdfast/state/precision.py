@@ -42,6 +42,8 @@ class Precision:
         self.casts_input = self._dtype is not None
         """Whether ``input`` does anything."""
         self.autocasts = self.name in _MIXED
+        self.plain = self._dtype is None and not self.autocasts
+        """Whether a step computes as it is written, so that ``forward`` does nothing."""
         self.scaler = torch.amp.GradScaler(device.type) if self.name == "16-mixed" else None
 
     def convert(self, module: torch.nn.Module) -> None:
@@ -100,8 +102,7 @@ class Precision:
 
 def _evaluates(optimizer: Optimizer) -> bool:
     """Whether an optimizer may call its closure more than once."""
-    own = type(optimizer).__module__.startswith("torch.optim.")
-    return isinstance(optimizer, torch.optim.LBFGS) or not own
+    return isinstance(optimizer, torch.optim.LBFGS) or not type(optimizer).__module__.startswith("torch.optim.")
 
 
 @contextmanager

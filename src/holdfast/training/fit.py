@@ -103,6 +103,7 @@ class FitLoop:
         self.schedules = Schedules(schedulers if automatic else (), module, metrics, context)
         # A method that nobody overrides would only come back here: it is passed over.
         self._own_step = bool(hooks.of_module("optimizer_step"))
+        self._own_zero_grad = bool(hooks.of_module("optimizer_zero_grad"))
         self._clips = bool(limits.clip_value) or any(
             hooks.of_module(name) for name in ("configure_gradient_clipping", "clip_gradients")
         )
@@ -402,7 +403,10 @@ class FitLoop:
 
     def _zero_grad(self, optimizer: Optimizer, batch_idx: int) -> None:
         self.hooks.call("on_before_zero_grad", optimizer)
-        self.module.optimizer_zero_grad(self.epoch, batch_idx, optimizer)
+        if self._own_zero_grad:
+            self.module.optimizer_zero_grad(self.epoch, batch_idx, optimizer)
+        else:
+            self.strategy.zero_grad(optimizer)
 
     # Questions
 

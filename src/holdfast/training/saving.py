@@ -194,8 +194,11 @@ class Saving:
         """Whether a batch end has nothing to do anywhere: so it is after nearly every batch."""
         if not self._places:
             return True
-        progress = self._progress()
-        return all(place.idle(progress, self._agreement.now) for place in self._places)
+        progress, now = self._progress(), self._agreement.now
+        for place in self._places:  # noqa: SIM110  # asked at every step: all() takes twice as long
+            if not place.idle(progress, now):
+                return False
+        return True
 
     def check_signal(self, *, together: bool) -> None:
         """Between batches of a validation: answer a signal with the state from before it began.
