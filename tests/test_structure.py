@@ -26,7 +26,7 @@ FLOORS = {
     "errors": 0, "_version": 0, "log": 0, "policy": 0,
     "store": 1,
     "catalog": 2,
-    "engine": 3, "formats": 3, "cli": 3,
+    "engine": 3, "formats": 3, "cli": 3, "__main__": 3,
     "state": 4,
     "strategies": 5,
     "checks": 6, "resumed": 6, "sources": 6, "checkpointer": 6, "seed": 6,

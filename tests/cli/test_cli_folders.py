@@ -95,7 +95,8 @@ def test_it_becomes_one_file_and_a_folder_again(folder, tmp_path):
     """Both verify, stock torch opens the file, and the state is the same."""
     code, said = holdfast("convert", folder / "last.ckpt", tmp_path / "one.ckpt")
     assert code == 0, said
-    assert "and verifies" in said
+    assert said.startswith(f"wrote {tmp_path / 'one.ckpt'}, one file of ")
+    assert said.endswith(f", and it verifies; {folder / 'last.ckpt'} is as it was\n")
     stock = torch.load(tmp_path / "one.ckpt", weights_only=True)
     assert torch.equal(stock["state_dict"]["wide"], STATE["state_dict"]["wide"])
     code, said = holdfast("convert", tmp_path / "one.ckpt", tmp_path / "many.ckpt", "--shards", 3)
@@ -110,6 +111,7 @@ WRONG = {
     "a folder of checkpoints": (["runs", "new"], 1, "a folder of checkpoints"),
     "a name that is taken": ([f"runs/{NAME}", "runs"], 1, "is there already"),
     "shards for one file": ([f"runs/{NAME}", "new", "--shards", "2"], 1, "becomes one file"),
+    "another format": ([f"runs/{NAME}", "new.safetensors"], 1, "no safetensors file. Load the weights by torch.load"),
     "none of ours": (["foreign.ckpt", "new"], 12, "was not written by Holdfast"),
 }
 
@@ -122,4 +124,4 @@ def test_what_cannot_be_converted_is_said(folder, tmp_path, monkeypatch, case):
     monkeypatch.chdir(tmp_path)
     done, said = holdfast("convert", *words)
     assert (done, says in " ".join(said.split())) == (code, True), said
-    assert not (tmp_path / "new").exists()
+    assert list(tmp_path.glob("new*")) == []

@@ -146,3 +146,11 @@ def test_colour_is_for_terminals_that_want_it(root: Path) -> None:
     """A verdict is coloured on a terminal, and not with NO_COLOR."""
     assert "\x1b[1;31mcorrupt" in on_terminal(200, "verify", root)
     assert "\x1b[1;31m" not in on_terminal(200, "verify", root, NO_COLOR="1")
+
+
+def test_python_m_holdfast_is_the_command(root):
+    """Where the script is not on the path."""
+    said = subprocess.run(
+        [sys.executable, "-m", "holdfast", "ls", root], capture_output=True, text=True, check=True
+    ).stdout
+    assert "validation_loss" in said

@@ -77,6 +77,20 @@ def test_an_overridden_name_is_the_files_name(tmp_path):
     assert Path(callback.best_model_path).name == "mine-8.ckpt"
 
 
+class Formats(ModelCheckpoint):
+    """Formats a metric of its template by itself."""
+
+    def format_checkpoint_name(self, metrics, filename=None, ver=None, prefix=None):
+        return super().format_checkpoint_name(metrics, f"mine-{metrics['step']}-{metrics['val_loss']:.1f}", ver, prefix)
+
+
+def test_an_overridden_name_gets_a_number_for_what_was_not_measured(tmp_path):
+    """Between two validations there is none, and a subclass formats numbers."""
+    callback = Formats(tmp_path, "{step}-{val_loss}", every_n_train_steps=3, save_top_k=-1)
+    fit(tmp_path, callback, max_epochs=1, net=Net(lambda epoch, step: 0.5))
+    assert names(tmp_path) == ["mine-3-nan.ckpt"]
+
+
 def test_an_overridden_file_exists_makes_names_taken(tmp_path):
     """What the subclass calls taken is not used."""
 

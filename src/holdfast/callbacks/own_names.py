@@ -30,7 +30,8 @@ class OwnNames(Where):
         """The subclass's name for these metrics, below the folder."""
         if self.names is None:
             return super().name(progress, scores, missing=missing)
-        unknown = dict.fromkeys(self.fields, math.nan if missing is None else missing)
+        # A subclass formats numbers: what stands for one that is missing is one too.
+        unknown = dict.fromkeys(self.fields, missing if isinstance(missing, (int, float)) else math.nan)
         counters = {"epoch": progress.epoch, "step": progress.steps}
         own = self.names({**unknown, "global_step": progress.steps, **scores, **counters})
         return os.path.relpath(own, self.folder) if os.path.isabs(own) else own  # noqa: PTH117  # text, not a file

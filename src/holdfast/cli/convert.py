@@ -14,7 +14,7 @@ from holdfast.cli.exits import Exit, Failure
 from holdfast.store import LocalStore
 
 
-@click.command()
+@click.command(short_help="Make one file of a checkpoint folder, or a folder of a file.")
 @click.argument("source", metavar="SRC")
 @click.argument("target", metavar="DST")
 @click.option("--shards", type=click.IntRange(min=1), help="Files to divide a folder's tensors among; 1 by default.")
@@ -31,6 +31,12 @@ def convert(source: str, target: str, *, shards: int | None) -> None:
         raise Failure(f"There is no checkpoint '{source}'.", Exit.NOT_FOUND)
     if os.path.lexists(target):
         raise Failure(f"'{target}' is there already.", Exit.ERROR, remedy="Give a name that is free.")
+    if target.endswith(".safetensors"):
+        raise Failure(
+            f"'{target}' would be a checkpoint of Holdfast's, and no safetensors file.",
+            Exit.ERROR,
+            remedy="Load the weights by torch.load(SRC, weights_only=True)['state_dict']; safetensors saves them.",
+        )
     from holdfast.engine import convert as converting  # torch takes seconds to load
     from holdfast.engine.directory import CheckpointDirectory, opened
 
@@ -49,7 +55,8 @@ def convert(source: str, target: str, *, shards: int | None) -> None:
             )
     found = directories.manifest_of(store, there.name)
     size = 0 if found is None else found[1]
-    click.echo(text.plain(f"{source} is {target} now, {log.size(size)}, and verifies"))
+    kind = "a folder" if places.is_folder(target) else "one file"
+    click.echo(text.plain(f"wrote {target}, {kind} of {log.size(size)}, and it verifies; {source} is as it was"))
 
 
 def _absolute(path: str) -> Path:

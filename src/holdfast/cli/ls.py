@@ -33,8 +33,9 @@ def ls(directory: str, *, as_json: bool) -> None:
     Nothing is changed, and no checkpoint is read through: "holdfast verify" does that.
     """
     if places.is_file(directory) or places.is_sharded(directory):
+        one = "one checkpoint" if places.is_sharded(directory) else "a file"
         raise Failure(
-            f"'{directory}' is one checkpoint, and `holdfast ls` lists a folder of them.",
+            f"'{directory}' is {one}, and `holdfast ls` lists a folder of checkpoints.",
             Exit.ERROR,
             remedy=f"`holdfast verify {directory}` looks at that one.",
         )
