@@ -5,11 +5,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# Where a change is judged, it is by the same examples each time; elsewhere each run tries others.
+hypothesis.settings.register_profile("judged", derandomize=True)
+if os.environ.get("CI"):
+    hypothesis.settings.load_profile("judged")
 
 HERE = Path(__file__).parent
 SLOW = (
