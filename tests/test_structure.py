@@ -29,7 +29,7 @@ FLOORS = {
     "engine": 3, "formats": 3, "cli": 3, "__main__": 3,
     "state": 4,
     "strategies": 5,
-    "checks": 6, "resumed": 6, "sources": 6, "checkpointer": 6, "seed": 6,
+    "checks": 6, "resumed": 6, "sources": 6, "reading": 6, "checkpointer": 6, "seed": 6,
     "training": 7, "callbacks": 7, "loggers": 7, "profilers": 7,
     "compat": 8, "testing": 8,
 }  # fmt: skip
@@ -149,7 +149,7 @@ def test_only_stores_meet_the_operating_systems_errors():
     catching = [
         module
         for module, tree in modules()
-        if home(module) in ("policy", "catalog", "engine", "strategies", "sources", "checks", "checkpointer")
+        if home(module) in ("policy", "catalog", "engine", "strategies", "sources", "checks", "reading", "checkpointer")
         for node in ast.walk(tree)
         if isinstance(node, ast.ExceptHandler) and node.type is not None
         for name in ast.walk(node.type)

@@ -13,9 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NoReturn
 
-import torch
-
-from holdfast import checks, resumed, sources
+from holdfast import checks, resumed
 from holdfast.catalog import runs
 from holdfast.catalog.folder import Folder
 from holdfast.engine.engine import Engine, SaveFailedWarning
@@ -29,7 +27,7 @@ from holdfast.policy.what import What, full
 from holdfast.policy.when import When, at
 from holdfast.policy.where import COUNTERS, Where
 from holdfast.policy.which import Which, last
-from holdfast.sources import Loaded
+from holdfast.reading import OWN, RANDOM, Reading
 from holdfast.state import random
 from holdfast.state.fingerprint import KEY
 from holdfast.state.loaders import Place, placed, tell_epoch
@@ -38,13 +36,10 @@ from holdfast.store import LocalStore, Store
 from holdfast.strategies.base import Strategy
 from holdfast.strategies.single import Single
 
-_RANDOM = "random"
-_OWN = (_RANDOM, KEY)
-_RESERVED = (*_OWN, "progress")
-_LAST = "last"
+_RESERVED, _LAST = (*OWN, "progress"), "last"
 
 
-class Checkpointer:
+class Checkpointer(Reading):
     """Checkpoints for a loop of your own.
 
     ::
@@ -182,7 +177,7 @@ class Checkpointer:
         self.progress, self._metrics = Progress(), {}
         tallies: Mapping[str, Tally] = {}
         if loaded is not None:
-            parts = {name: state for name, state in loaded.parts.items() if name not in _OWN}
+            parts = {name: state for name, state in loaded.parts.items() if name not in OWN}
             self._strategy.restore(objects, parts, checkpoint=loaded.path, groups=loaded.manifest.groups)
             self.progress = loaded.manifest.progress
             self._metrics = dict(loaded.manifest.metrics)
@@ -214,11 +209,11 @@ class Checkpointer:
                 run.lease.release()  # this process may try again, and is to find the run free
             raise
         self._start_clocks()
-        if loaded is not None and _RANDOM in loaded.parts:
-            for sentence in random.restore(loaded.parts[_RANDOM]):
+        if loaded is not None and RANDOM in loaded.parts:
+            for sentence in random.restore(loaded.parts[RANDOM]):
                 logger.warning(sentence)
         if loaded is not None:
-            self._fingerprint, report = resumed.compared(loaded, objects, self._fingerprint, _OWN)
+            self._fingerprint, report = resumed.compared(loaded, objects, self._fingerprint, OWN)
             report.tell()
         return self.progress
 
@@ -323,75 +318,9 @@ class Checkpointer:
         """
         self._ready().fence()
 
-    def load(
-        self,
-        source: str | os.PathLike[str] = "last",
-        *,
-        parts: Collection[str] | None = None,
-        location: torch.device | str | None = "cpu",
-        dtype: torch.dtype | None = None,
-    ) -> dict[str, Any]:
-        """Read parts of a checkpoint, verified; changes nothing.
-
-        Args:
-            source: ``"last"``, ``"best"`` (by the first ranking rule of ``which``), or a path.
-            parts: Names of parts; all by default.
-            location: The device for tensors; None for the ones they were saved from.
-            dtype: What floating-point tensors become; None for what they are.
-
-        Returns:
-            Part name to its state.
-
-        Raises:
-            ConfigError: ``parts`` is a single string.
-            NotFound: There is no such checkpoint.
-            Incompatible: It holds no part of such a name; the sentence lists those there are.
-            Corrupt: It is damaged; the sentence names the tensors.
-        """
-        if isinstance(parts, str):
-            raise ConfigError(f"parts= takes several names, not {parts!r}.", remedy=f"Write parts=[{parts!r}].")
-        if self._engine is not None:
-            self._engine.settle()
-        return sources.read(self._folder, source, self._which, parts=parts, location=location, dtype=dtype).parts
-
-    def load_tensor(
-        self,
-        name: str,
-        source: str | os.PathLike[str] = "last",
-        *,
-        location: torch.device | str | None = "cpu",
-        dtype: torch.dtype | None = None,
-    ) -> torch.Tensor:
-        """Read one tensor of a checkpoint, verified, and nothing else of it; changes nothing.
-
-        Args:
-            name: Its part's name and its own, as in ``"model.layer.weight"``.
-            source: As for ``load``.
-            location: As for ``load``.
-            dtype: As for ``load``.
-
-        Raises:
-            NotFound: There is no such checkpoint, or no such tensor in it.
-            Corrupt: It is damaged.
-        """
-        if self._engine is not None:
-            self._engine.settle()
-        return sources.read_tensor(self._folder, source, self._which, name, location=location, dtype=dtype)
-
-    def _load(
-        self, source: str | os.PathLike[str], objects: Mapping[str, Any], fresh: Collection[str]
-    ) -> Loaded | None:
-        parts, optional = [*objects, *_OWN], [*fresh, *_OWN]
-        modules = [name for name, value in objects.items() if isinstance(value, torch.nn.Module)]  # these copy
-        if source == "fresh":
-            return None
-        if source == "auto":
-            return sources.newest(self._folder, parts=parts, optional=optional, mapped=modules)
-        return sources.read(self._folder, source, self._which, parts=parts, optional=optional, mapped=modules)
-
     def _capture(self, what: What) -> Captured:
         held = self._strategy.capture(self._objects, what)
-        own = {_RANDOM: random.capture(), KEY: self._fingerprint} if what.wants_part(_RANDOM) else {}
+        own = {RANDOM: random.capture(), KEY: self._fingerprint} if what.wants_part(RANDOM) else {}
         root, places = lightning.arrange({**held.parts, **own}, self.progress)
         return Captured(root, places, held.frozen, held.groups, held.weights, held.lent)
 
@@ -453,24 +382,6 @@ class Checkpointer:
         if self._engine is not None:
             raise ConfigError("resume() is called once, before the first step.")
         checks.objects(objects, fresh, _RESERVED)
-
-    def _say_restored(self, loaded: Loaded) -> None:
-        restored = ", ".join(n for n in loaded.parts if n not in _OWN)
-        left = [n for n in loaded.manifest.parts if n not in loaded.parts]
-        rest = f"; not asked for: {', '.join(left)}" if left else ""
-        p = loaded.manifest.progress
-        logger.info(
-            "resumed '%s' at step %s (epoch %s): %s and random state%s",
-            loaded.path,
-            f"{p.steps:,}",
-            p.epoch,
-            restored,
-            rest,
-        )
-
-    def _path(self, name: str) -> Path | str:
-        root = self._folder.store.root
-        return Path(root) / name if isinstance(self._folder.store, LocalStore) else f"{root}/{name}"
 
 
 def _stop(pending: signal.Signals) -> NoReturn:

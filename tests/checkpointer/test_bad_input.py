@@ -481,8 +481,8 @@ def with_groups(state, *order):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda s: torch.optim.SGD(s.model.parameters(), lr=0.1), "optimizer is a SGD here, with dampening, momentum"),
-        (lambda s: torch.optim.RMSprop(s.model.parameters()), "optimizer is a RMSprop here, with alpha"),
+        (lambda s: torch.optim.SGD(s.model.parameters(), lr=0.1), "optimizer is SGD here, with dampening, momentum"),
+        (lambda s: torch.optim.RMSprop(s.model.parameters()), "optimizer is RMSprop here, with alpha"),
         (lambda s: with_groups(s, [0, 1, 2], [3, 4, 5]), "optimizer has 2 parameter groups here and 1 there"),
         (lambda s: with_groups(s, [0, 1, 2, 3]), "optimizer's group 0 has 4 parameters here and 6 there"),
         (

@@ -63,7 +63,7 @@ def test_a_foreign_file_may_be_anything(path):
     path.write_bytes(b"not a checkpoint at all")
     with pytest.raises(Foreign, match=r"a\.ckpt' was not written by Holdfast, and PyTorch cannot read it"):
         Net.load_from_checkpoint(path)
-    for rubbish in (b"", b"rubbish", b"hello world\n" * 20):
+    for rubbish in (b"", b"rubbish", b"hello world\n" * 20, b"garbage" * 100):
         path.write_bytes(rubbish)
         with pytest.raises(Foreign, match="PyTorch cannot read it: it is no checkpoint, or only a piece of one"):
             Net.load_from_checkpoint(path)

@@ -53,8 +53,8 @@ class Longer(Net):
 OTHERS = {
     "other shapes": (lambda: Net(width=16), ["model.layers.0.weight has shape [16, 4] here and [8, 4] there"]),
     "more layers": (Longer, ["model.more.weight is missing", "group 0 has 6 parameters here and 4 there"]),
-    "another optimizer": (Sgd, ["is a SGD here"]),
-    "fewer schedulers": (NoScheduler, ["it holds 1 schedulers, and the module has 0"]),
+    "another optimizer": (Sgd, ["is SGD here"]),
+    "fewer schedulers": (NoScheduler, ["of schedulers it holds 1, and the module has 0"]),
     "another order": (Backwards, ["group 0 has layers.0.bias here where it has layers.0.weight there"]),
 }
 

@@ -145,6 +145,9 @@ def _key(key: Any) -> Any:
     return key
 
 
+_RUBBISH = "it is no checkpoint, or only a piece of one"
+
+
 def _unreadable(name: str, error: Exception, remedy: str) -> Foreign:
     return Foreign(
         f"was not written by Holdfast, and PyTorch cannot read it: {_reason(error)}.",
@@ -157,7 +160,8 @@ def _unreadable(name: str, error: Exception, remedy: str) -> Foreign:
 def _reason(error: Exception) -> str:
     """The one line of PyTorch's page of advice that says what is wrong."""
     if isinstance(error, (EOFError, LookupError)):  # what a pickle is told of itself: a byte, or nothing
-        return "it is no checkpoint, or only a piece of one"
+        return _RUBBISH
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     telling: Callable[[str], bool] = lambda line: "WeightsUnpickler error" in line  # noqa: E731
-    return next(filter(telling, lines), lines[0]).rstrip(".")
+    line = next(filter(telling, lines), lines[0]).rstrip(".")
+    return _RUBBISH if line.endswith("WeightsUnpickler error:") else line  # it has nothing to say then

@@ -172,7 +172,7 @@ def optimizer_problems(name: str, optimizer: torch.optim.Optimizer, state: Any) 
     lacking = sorted(key for key in optimizer.defaults if any(key not in group for group in there))
     if unknown and lacking:  # either alone may be another version of torch, or what a scheduler noted down
         kind = type(optimizer).__name__
-        return [f"{name} is a {kind} here, with {', '.join(lacking)}; there it is one with {', '.join(unknown)}"]
+        return [f"{name} is {kind} here, with {', '.join(lacking)}; there it is one with {', '.join(unknown)}"]
     return [
         f"{name}'s group {i} has {len(a['params'])} parameters here and {len(b['params'])} there"
         for i, (a, b) in enumerate(zip(own, there, strict=True))

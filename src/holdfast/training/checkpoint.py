@@ -185,7 +185,7 @@ def check(
             ("schedulers", root.get("lr_schedulers", []), parts.schedulers),
         ):
             if len(there) != len(here):
-                problems.append(f"it holds {len(there)} {name}, and the module has {len(here)}")
+                problems.append(f"of {name} it holds {len(there)}, and the module has {len(here)}")
         optimizers = {_part(i): optimizer for i, optimizer in enumerate(parts.optimizers)}
         for (name, optimizer), state in zip(optimizers.items(), root["optimizer_states"], strict=False):
             problems += optimizer_problems(name, optimizer, state)

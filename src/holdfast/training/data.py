@@ -98,7 +98,7 @@ def limited(loader: Any, limit: float | int, *, what: str, of_ranks: bool = Fals
     """
     loader = combined(loader, what)
     if isinstance(loader, (str, bytes)) or not (isinstance(loader, Iterable) or hasattr(loader, "__getitem__")):
-        raise ConfigError(f"The {what} dataloader is a {type(loader).__name__}, which cannot be iterated.")
+        raise ConfigError(f"The {what} dataloader is of type {type(loader).__name__}, which cannot be iterated.")
     size = length(loader)
     if size == 0 and limit != 0 and not of_ranks:
         raise ConfigError(f"The {what} dataloader is empty.", remedy=f"Set limit_{what}_batches=0 to do without it.")
