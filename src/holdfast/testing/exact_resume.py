@@ -8,6 +8,7 @@ import os
 import signal
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from pickle import PicklingError
 from typing import Any
@@ -24,6 +25,15 @@ _PRELOADED = [
 ]
 _RECORD, _SAVED = "record.json", "killed.ckpt"
 
+_NOT_ONE_RUN = (
+    "So no resume can be exact: look for what draws from generators that nobody seeds, reads the time or the process's "
+    "number, or adds up in no fixed order (torch.use_deterministic_algorithms(True) tells)."
+)
+_LOST = (
+    "What a checkpoint is to bring back has to be in it: in parameters and buffers, in what on_save_checkpoint adds, "
+    "in a callback's or a loader's state_dict(). Draw from the global generators, which are saved."
+)
+
 
 def assert_exact_resume(
     make_trainer: Callable[[], Any],
@@ -37,7 +47,9 @@ def assert_exact_resume(
 
     One process trains to the end. For each step in ``at`` another one saves at the end of that step and is killed by
     SIGKILL, and a third one resumes from that file, after its generators were seeded with other numbers. Compared are,
-    from that step on, every batch, what was logged after it, and at the end the weights and the optimizers' states.
+    from that step on, every batch, what was logged and the weights after it, and at the end the optimizers' and the
+    schedulers' states. Up to that step the first two are compared likewise: a run that is another one each time is told
+    of as that. Processes that one of them has started, workers of loaders among them, end with it.
 
     Args:
         make_trainer: Makes the ``Trainer``, the same each time. It runs in a temporary folder, where its logs and
@@ -49,7 +61,7 @@ def assert_exact_resume(
         timeout: Seconds that one process may take.
 
     Raises:
-        AssertionError: The first thing that differs, and at which step.
+        AssertionError: The first thing that differs, and at which step; what to do.
         ConfigError: A function cannot be sent to another process (it must be defined at the top of a module), or a run
             failed, or never came to one of the steps.
     """
@@ -61,9 +73,13 @@ def assert_exact_resume(
         for step in at:
             folder = Path(root) / f"step-{step}"
             saved = run.killed(folder, step)
-            resumed = run.record(folder, saved)
-            difference = first_difference(whole, resumed)
-            assert difference is None, f"killed at step {step} and resumed, the run is another one: {difference}"
+            again = json.loads(saved.with_suffix(".json").read_text())
+            difference = first_difference(_up_to(len(again["batches"]), whole), _up_to(len(again["batches"]), again))
+            assert difference is None, f"before any stop, begun twice under one seed, {difference}. {_NOT_ONE_RUN}"
+            difference = first_difference(whole, run.record(folder, saved))
+            assert difference is None, (
+                f"killed at step {step} and resumed, the run is another one: {difference}. {_LOST}"
+            )
 
 
 def first_difference(whole: dict[str, Any], resumed: dict[str, Any]) -> str | None:
@@ -76,12 +92,20 @@ def first_difference(whole: dict[str, Any], resumed: dict[str, Any]) -> str | No
         for name in sorted({*here["logged"], *there["logged"]}):
             if here["logged"].get(name) != there["logged"].get(name):
                 return f"after {where} the metric {name!r} has another value"
+        for name in sorted({*here["weights"], *there["weights"]}):
+            if here["weights"].get(name) != there["weights"].get(name):
+                return f"after {where} {name!r} has another value"
     if len(expected) != len(resumed["batches"]):
         return f"it trains on {len(resumed['batches'])} more batches, and {len(expected)} were left"
     for name in sorted({*whole["state"], *resumed["state"]}):
         if whole["state"].get(name) != resumed["state"].get(name):
             return f"'{name}' is not the same at the end"
     return None
+
+
+def _up_to(count: int, record: dict[str, Any]) -> dict[str, Any]:
+    """The first batches of a record, without its end."""
+    return {**record, "batches": record["batches"][:count], "state": {}}
 
 
 def _fit(trainer: Any, model: Any, ckpt_path: str | None) -> None:
@@ -121,7 +145,9 @@ class _Run:
 
     def _in_child(self, folder: Path, step: int | None, ckpt_path: Path | None) -> int | None:
         folder.mkdir(parents=True, exist_ok=True)
-        arguments = (*self._made, str(folder), step, None if ckpt_path is None else str(ckpt_path))
+        # The program's own way to start a loader's workers, and not the one of this module.
+        method = multiprocessing.get_start_method(allow_none=True)
+        arguments = (*self._made, str(folder), step, None if ckpt_path is None else str(ckpt_path), method)
         child = self._context.Process(target=_train, args=arguments)
         try:
             child.start()
@@ -130,12 +156,22 @@ class _Run:
                 f"make_trainer, make_model and fit are sent to other processes, and cannot be: {error}",
                 remedy="Define them at the top of a module that can be imported, not within a test.",
             ) from error
-        child.join(self._timeout)
-        if child.is_alive():
-            child.kill()
-            child.join()
-            raise ConfigError(f"The run took more than {self._timeout:g} s.", remedy="Raise timeout=.")
-        return child.exitcode
+        try:
+            child.join(self._timeout)
+            if child.is_alive():
+                raise ConfigError(f"The run took more than {self._timeout:g} s.", remedy="Raise timeout=.")
+            return child.exitcode
+        finally:
+            _end(child)
+
+
+def _end(child: Any) -> None:
+    """End a process and those that it has started: workers that have lost it go on holding what it had open."""
+    assert child.pid is not None, "it was started"
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.kill()
+    child.join()
 
 
 def _train(
@@ -145,8 +181,11 @@ def _train(
     folder: str,
     step: int | None,
     ckpt_path: str | None,
+    start_method: str | None,
 ) -> None:
     """One child."""
+    os.setpgid(0, 0)  # a group of its own, which is ended with it
+    multiprocessing.set_start_method(start_method, force=True)
     os.chdir(folder)
     reseed(_SEED)
     model, trainer = make_model(), make_trainer()

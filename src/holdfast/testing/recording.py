@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import random
 import signal
@@ -21,7 +22,7 @@ class Recorder(Callback):
 
     Args:
         kill_at: The optimizer step at whose end to do so; None for never.
-        path: The file to save.
+        path: The file to save; what was noted goes beside it, as JSON.
     """
 
     def __init__(self, kill_at: int | None, path: Path) -> None:
@@ -39,23 +40,32 @@ class Recorder(Callback):
         self._number += 1
         logged = {name: digest(value) for name, value in trainer.callback_metrics.items()}
         self._batches.append(
-            {"number": self._number, "steps": trainer.global_step, "batch": digest(batch), "logged": logged}
-        )
+            {
+                "number": self._number, "steps": trainer.global_step, "batch": digest(batch), "logged": logged,
+                "weights": weights(trainer),
+            }
+        )  # fmt: skip
         if self._kill_at is not None and trainer.global_step >= self._kill_at:
             if trainer.global_step == self._kill_at:
                 trainer.save_checkpoint(self._path)
+                self._path.with_suffix(".json").write_text(json.dumps(self.record(trainer)))
                 os.kill(os.getpid(), signal.SIGKILL)
             raise RuntimeError(f"step {self._kill_at} is not the end of a batch")
 
     def record(self, trainer: Any) -> dict[str, Any]:
         """All that was noted, and the state now: plain values."""
-        state = {f"model.{name}": digest(value) for name, value in trainer.lightning_module.state_dict().items()}
+        state = weights(trainer)
         for index, optimizer in enumerate(trainer.optimizers):
             for number, held in optimizer.state_dict()["state"].items():
                 state.update({f"optimizer{index}.{number}.{name}": digest(value) for name, value in held.items()})
         for index, config in enumerate(trainer.lr_scheduler_configs):
             state[f"scheduler{index}"] = digest(config.scheduler.state_dict())
         return {"began_after": self._began_after, "batches": self._batches, "state": state}
+
+
+def weights(trainer: Any) -> dict[str, str]:
+    """A number for each parameter and buffer of the module."""
+    return {f"model.{name}": digest(value) for name, value in trainer.lightning_module.state_dict().items()}
 
 
 def digest(value: Any) -> str:
