@@ -131,6 +131,30 @@ def each_failure(
             yield Failure(code, calls, caught)
 
 
+@dataclass
+class Stall:
+    """Calls that the system does not answer until it is let ``go``; ``reached`` when the first has come."""
+
+    reached: threading.Event = field(default_factory=threading.Event)
+    go: threading.Event = field(default_factory=threading.Event)
+
+    def hold(self, _call: Call, _count: int) -> None:
+        """Wait."""
+        self.reached.set()
+        assert self.go.wait(60), "whoever holds lets go"
+
+
+@contextmanager
+def stalled(*functions: str) -> Iterator[Stall]:
+    """Let every call of these functions take until it is let go, as a disk does that does not answer."""
+    stall = Stall()
+    with _intercepting(functions, stall.hold):
+        try:
+            yield stall
+        finally:
+            stall.go.set()
+
+
 @contextmanager
 def _intercepting(
     functions: Sequence[str], decide: Callable[[Call, int], int | None], at_most: int | None = None

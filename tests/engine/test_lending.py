@@ -482,7 +482,7 @@ def test_a_save_found_moved_is_thrown_away_and_taken_again_by_copy(change, at):
 def test_a_write_to_the_whole_is_seen_in_every_kind_of_number(kind, count):
     """Though it bumps no version, and though half of each number stays as it was: 0.0 and 3.0 end alike."""
     tensor = torch.zeros(count, dtype=kind)
-    window = Window({"w": Lent(tensor, tensor)})
+    window = Window({"w": Lent(tensor, tensor, tensor)})
     tensor.data.fill_(3)
     window.returned()
     with pytest.raises(Moved, match="w changed"):

@@ -169,6 +169,8 @@ class EarlyStopping(Callback):
         return f"{self.monitor} did not improve{by} in {checks}: the best was {best:g}, it is {current:g}"
 
     def _missing(self, trainer: Trainer) -> None:
+        if not trainer.is_global_zero:
+            return  # rank 0, which has it or says so, decides
         there = ", ".join(trainer.callback_metrics) or "nothing"
         if self.strict:
             raise ConfigError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from holdfast.engine.group import Group
@@ -41,7 +42,7 @@ def commit(
     try:
         told = write()
     except Exception as error:  # any failure at all must reach the other ranks before it is raised here
-        failure = error
+        failure = _cause(group, key, error)
     group.mailbox.post(f"{key}/written", {"error": words(failure), "told": told})
     if group.rank != 0:
         if failure is not None:
@@ -82,6 +83,18 @@ def words(error: Exception | None) -> str | None:
     if error is None:
         return None
     return str(error) if isinstance(error, HoldfastError) else f"{type(error).__name__}: {error}"
+
+
+def _cause(group: Group, key: str, error: Exception) -> Exception:
+    """Why this rank's part failed: another's may have before, and taken what both write to away. Waits for nobody."""
+    for rank in range(group.size):
+        with suppress(RankError):  # it has not said anything yet
+            answer = group.mailbox.collect(f"{key}/written", ranks=[rank], deadline=0.0)[rank]
+            if answer["error"] is not None:
+                cause = RankError(answer["error"], rank=rank, phase="write")
+                cause.__cause__ = error
+                return cause
+    return error
 
 
 def _clear(group: Group, spent: list[str]) -> None:

@@ -98,7 +98,7 @@ def to_folder(source: CheckpointFile, store: Store, name: str, *, shards: int = 
     root, storages = source.lent()
     state = put_together(root, lambda ref: ref.over(storages[ref.storage]).detach())
     captured = Captured(state, source.manifest.parts, groups=source.manifest.groups)
-    rest, pieces = split(captured, full, first=True, copied=lambda tensor: tensor.contiguous())
+    rest, pieces = split(captured, full, first=True, copied=lambda _, tensor: tensor.contiguous())
     tree = take_apart(rest.root, name=captured.name)
     tree.types.update(source.manifest.types)
     manifest = _anew(source.manifest)

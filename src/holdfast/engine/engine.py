@@ -328,6 +328,7 @@ class Engine:
             scores=save.scores,
             warned=self._warned,
             copied=self._restless,
+            patience=self._group.patience,
         )
 
     def _save(self, decided: Plan, jobs: Sequence[tuple[Save, Work]], progress: Progress, key: str) -> Record | None:

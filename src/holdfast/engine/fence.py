@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from holdfast.engine.lending import Lent
+from holdfast.engine.lending import Lent, part_here
 from holdfast.errors import HoldfastError
 
 _SAMPLES = 64
@@ -30,21 +30,25 @@ class Moved(HoldfastError):
 
     Args:
         names: The tensors, by their names in the checkpoint.
+        waited: Seconds for which training has waited for them, if it has gone on for that reason.
     """
 
-    def __init__(self, names: tuple[str, ...]) -> None:
+    def __init__(self, names: tuple[str, ...], waited: float | None = None) -> None:
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        super().__init__(
-            f"{shown} changed while being read, and not in a step of its optimizer.",
-            remedy="A later step is saved instead, from a copy. Call fence() before changing weights yourself.",
-        )
+        if waited is None:
+            what = f"{shown} changed while being read, and not in a step of its optimizer."
+            remedy = "A later step is saved instead, from a copy. Call fence() before changing weights yourself."
+        else:
+            what = f"{shown} could not be read in {waited:g} s, and other ranks do not wait longer for this one."
+            remedy = "A later step is saved instead, from a copy. See why the disk is so slow."
+        super().__init__(what, remedy=remedy)
         self.names = names
 
 
 class Window:
     """What one snapshot reads in place; opened on the thread that trains.
 
-    It closes in three steps. ``returned``: all is read. ``fence`` or ``verdict``: it is known whether anything had
+    It closes in steps. ``returned``: all is read. ``fence``, ``wait`` or ``verdict``: it is known whether anything had
     moved until then. After either, nothing of it is held any more.
 
     An operation bumps a tensor's version when it has changed the data, and not before: whoever looks while one is
@@ -53,14 +57,16 @@ class Window:
 
     Args:
         lent: Each tensor by its name in the checkpoint.
+        patience: Seconds that training waits at most; then it goes on, and what was read is not published.
     """
 
-    def __init__(self, lent: Mapping[str, Lent]) -> None:
+    def __init__(self, lent: Mapping[str, Lent], patience: float | None = None) -> None:
         self.moved: tuple[str, ...] = ()
+        self._names, self._patience, self._waited = tuple(lent), patience, False
         self._thread = threading.get_ident()
         self._parameters = {id(one.parameter) for one in lent.values()}
         self._pointers = {pointer for one in lent.values() if (pointer := _pointer(one.tensor))}
-        self._marks = [_Mark.of(name, one.tensor) for name, one in lent.items()]
+        self._marks = [_Mark.of(name, one) for name, one in lent.items()]
         self._doing: tuple[int, int] | None = None
         self._read, self._judged, self._guard = threading.Event(), threading.Event(), threading.Lock()
         _watch(self)
@@ -83,9 +89,16 @@ class Window:
         self._doing = self._what_training_does()
         self._read.set()
 
-    def fence(self) -> None:
-        """On the thread that trains: wait until all is read; then anything may change."""
+    def wait(self) -> None:
+        """On the thread that trains: wait until all is read, however long that takes."""
         self._read.wait()
+        self._judge()
+
+    def fence(self) -> None:
+        """On the thread that trains: wait until all is read, or is given up; then anything may change."""
+        if not self._read.wait(self._patience):
+            with self._guard:
+                self._waited, self.moved = True, self._names
         self._judge()
 
     def verdict(self) -> None:
@@ -100,7 +113,7 @@ class Window:
                 break
         self._judge()
         if self.moved:
-            raise Moved(self.moved)
+            raise Moved(self.moved, self._patience if self._waited else None)
 
     def release(self) -> None:
         """Nothing more will be read, whatever happened: who waits at the fence goes on."""
@@ -109,7 +122,7 @@ class Window:
 
     def _judge(self) -> None:
         with self._guard:
-            self.moved += tuple(mark.name for mark in self._marks if mark.moved())
+            self.moved += tuple(mark.name for mark in self._marks if not self._waited and mark.moved())
             self._marks = []
         self._judged.set()
         _unwatch(self)
@@ -121,21 +134,28 @@ class Window:
 
 @dataclass(frozen=True)
 class _Mark:
-    """A tensor as it was when it was lent: its version, and a few of its values, for what bumps no version."""
+    """A tensor as it was when it was lent: its version, and a few of its values, for what bumps no version.
+
+    A step of an optimizer counts at the divided tensor alone, and a change of a rank's part at that part alone.
+    """
 
     name: str
-    tensor: torch.Tensor
+    lent: Lent
     storage: torch.UntypedStorage
-    version: int
+    versions: tuple[int, int]
     values: torch.Tensor
 
     @classmethod
-    def of(cls, name: str, tensor: torch.Tensor) -> _Mark:
-        storage = tensor.untyped_storage()
-        return cls(name, tensor, storage, tensor._version, _sample(storage))
+    def of(cls, name: str, lent: Lent) -> _Mark:
+        storage = lent.tensor.untyped_storage()
+        return cls(name, lent, storage, _versions(lent), _sample(storage))
 
     def moved(self) -> bool:
-        return self.tensor._version != self.version or not torch.equal(_sample(self.storage), self.values)
+        return _versions(self.lent) != self.versions or not torch.equal(_sample(self.storage), self.values)
+
+
+def _versions(lent: Lent) -> tuple[int, int]:
+    return lent.tensor._version, lent.counted._version
 
 
 def _sample(storage: torch.UntypedStorage) -> torch.Tensor:
@@ -146,7 +166,8 @@ def _sample(storage: torch.UntypedStorage) -> torch.Tensor:
 
 
 def _pointer(tensor: torch.Tensor) -> int:
-    """Where its memory begins; 0 where it has none of its own."""
+    """Where its memory begins, or that of its part here; 0 where it has none of its own."""
+    tensor = part_here(tensor)
     plain = type(tensor).__torch_dispatch__ is torch.Tensor.__torch_dispatch__
     return tensor.untyped_storage().data_ptr() if plain and tensor.layout is torch.strided else 0
 

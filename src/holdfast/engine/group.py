@@ -53,6 +53,8 @@ class Group(Protocol):
 
     rank: int
     size: int
+    patience: float | None
+    """Seconds for which this rank may let the others wait in a collective; None where there are none."""
     mailbox: Mailbox
 
     def broadcast(self, value: Any, *, phase: str) -> Any:
@@ -71,20 +73,24 @@ class Group(Protocol):
         As ``broadcast``, for the main thread and values that JSON can hold.
         """
 
-    def fail(self, words: str) -> None:
+    def fail(self, words: str, note: Any = None) -> None:
         """Tell the others that this rank has failed: who waits for it stops waiting, and so does this rank itself.
 
-        From any thread; afterwards each wait here raises ``RankError`` at once.
+        From any thread; afterwards each wait here raises ``RankError`` at once. ``note`` is for ``failed``.
         """
 
     def failure(self) -> tuple[int, str] | None:
         """The rank that failed first, as far as any has said so, and its words. Waits for nobody."""
+
+    def failed(self, seconds: float) -> dict[int, Any]:
+        """After ``fail``: the notes of all ranks that have failed too, or do within that time. The rest is silent."""
 
 
 class Solo:
     """The group of one process."""
 
     rank, size = 0, 1
+    patience: float | None = None
 
     def __init__(self) -> None:
         self.mailbox: Mailbox = _MemoryMailbox()
@@ -103,11 +109,15 @@ class Solo:
         _require_main_thread("gather", phase)
         return [json.loads(json.dumps(value))]
 
-    def fail(self, words: str) -> None:
+    def fail(self, words: str, note: Any = None) -> None:
         """There is nobody to tell."""
 
     def failure(self) -> None:
         """Nobody else can have failed."""
+
+    def failed(self, seconds: float) -> dict[int, Any]:
+        """There is nobody else."""
+        return {}
 
     def __reduce__(self) -> tuple[type[Solo], tuple[()]]:
         return Solo, ()
@@ -134,6 +144,7 @@ class TorchGroup:
         if not 0 < deadline < float("inf"):
             raise ConfigError(f"the deadline of a group is a positive, finite number of seconds, not {deadline!r}.")
         self.rank, self.size, self._deadline = dist.get_rank(), dist.get_world_size(), deadline
+        self.patience: float | None = deadline / 4
         with _naming_rank_0("group"):
             # A connection of our own: a store answers one call at a time, and others may wait on theirs.
             store = _get_default_store().clone()  # type: ignore[attr-defined]  # torch's stubs lack it
@@ -176,19 +187,28 @@ class TorchGroup:
         self._own.clear(key)
         return [values[rank] for rank in range(self.size)]
 
-    def fail(self, words: str) -> None:
+    def fail(self, words: str, note: Any = None) -> None:
         """Tell the others, see ``Group``. Where the store is gone, so is whoever would hear it."""
         self._over.set()
         with suppress(RankError), _naming_rank_0("fail"):
             # The first to fail is the cause; what comes after it is a consequence.
             self._failed.compare_set("first", "", json.dumps([self.rank, words]))
-            self._failed.set(str(self.rank), "")
+            self._failed.set(str(self.rank), json.dumps(note))
 
     def failure(self) -> tuple[int, str] | None:
         """Who failed first, see ``Group``."""
         with suppress(RankError), _naming_rank_0("failure"):
             return _failure(self._failed)
         return None
+
+    def failed(self, seconds: float) -> dict[int, Any]:
+        """The notes of those that have failed, see ``Group``; none where the store is gone."""
+        end, ranks = time.monotonic() + seconds, range(self.size)
+        with suppress(RankError), _naming_rank_0("failed"):
+            while not self._failed.check([str(rank) for rank in ranks]) and time.monotonic() < end:
+                time.sleep(_PAUSES[1])
+            return {rank: json.loads(self._failed.get(str(rank))) for rank in ranks if self._failed.check([str(rank)])}
+        return {}
 
     def _next(self, verb: str, phase: str) -> str:
         _require_main_thread(verb, phase)

@@ -176,6 +176,7 @@ def prepare(
     scores: Mapping[str, float] | None = None,
     warned: set[str] | None = None,
     copied: Collection[str] = (),
+    patience: float | None = None,
 ) -> Job:
     """Take a state; when it returns, training may go on.
 
@@ -195,6 +196,7 @@ def prepare(
         scores: Metrics of this very step that were measured before, by name.
         warned: Paths of values that are not plain that the user has been told of; added to.
         copied: Names of tensors that are not to be read in place, whoever lends them.
+        patience: Seconds that training waits at most for what is read in place; None for as long as it takes.
 
     Raises:
         ConfigError: The state holds a tensor that no checkpoint can hold.
@@ -204,7 +206,7 @@ def prepare(
         keep=lambda name, _: what.wants(name, trainable=name not in captured.frozen),
         name=captured.name,
     )
-    taken = snapshot.take(tree, captured.lent, but=copied)
+    taken = snapshot.take(tree, captured.lent, but=copied, patience=patience)
     try:
         _warn_of_opaque(taken, set() if warned is None else warned)
     except BaseException:  # where the user made errors of warnings

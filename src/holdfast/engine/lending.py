@@ -15,14 +15,28 @@ LEAST = 64 * 2**10
 
 
 class Lent(NamedTuple):
-    """A tensor that may be read in place, and the parameter whose optimizer changes it."""
+    """A tensor that may be read in place, and the parameter whose optimizer changes it.
+
+    Args:
+        tensor: The tensor; of one that is divided among ranks, this rank's part.
+        parameter: The parameter.
+        counted: Where torch counts the changes that an optimizer makes, which works on the divided tensor.
+    """
 
     tensor: torch.Tensor
     parameter: torch.Tensor
+    counted: torch.Tensor
+
+
+def part_here(tensor: torch.Tensor) -> torch.Tensor:
+    """What of a tensor is in this rank's memory: of one that is divided, the rank's part, else the tensor."""
+    # A DTensor, of which a process that divides nothing need not know.
+    part: torch.Tensor = getattr(tensor, "_local_tensor", tensor)
+    return part
 
 
 def lendable(optimizers: Iterable[torch.optim.Optimizer], modules: Iterable[torch.nn.Module] = ()) -> tuple[Lent, ...]:
-    """The large tensors that optimizers own: their parameters, and the state that they keep of these.
+    """The large tensors that optimizers own: their parameters, the state that they keep of these, or its part here.
 
     Not lent, and so copied when a save is taken, is what changes, or may, without a step that announces itself:
     a table that its module renormalises in forward, memory shared with other processes or with other tensors, an
@@ -39,14 +53,14 @@ def lendable(optimizers: Iterable[torch.optim.Optimizer], modules: Iterable[torc
         if isinstance(table, (torch.nn.Embedding, torch.nn.EmbeddingBag)) and table.max_norm is not None
     }
     return tuple(
-        Lent(tensor, parameter)
+        Lent(part_here(tensor), parameter, tensor)
         for optimizer in optimizers
         if getattr(optimizer.step, "hooked", False)
         for group in optimizer.param_groups
         if not group.get("capturable", False)
         for parameter in group["params"]
         for tensor in _of(optimizer, parameter)
-        if id(tensor) not in moving and _stands_still(tensor)
+        if id(tensor) not in moving and _stands_still(part_here(tensor))
     )
 
 

@@ -6,7 +6,7 @@ What it is called, and whether it is published, others decide.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -21,6 +21,7 @@ from holdfast.catalog.verify import read_entries
 from holdfast.engine import archive, health, job, stock
 from holdfast.engine.fence import Window
 from holdfast.engine.job import Captured, Job
+from holdfast.engine.lending import Lent
 from holdfast.engine.shards import Piece, Place, ShardFile, copy, take
 from holdfast.errors import ConfigError, HoldfastError
 from holdfast.policy.values import Moment
@@ -32,7 +33,7 @@ _STALE = 30.0
 
 
 class ShardedJob:
-    """This rank's part of a sharded checkpoint, from its copies to its synced bytes.
+    """This rank's part of a sharded checkpoint, from what is copied or lent to its synced bytes.
 
     Args:
         own: Rank 0's ``state.ckpt``, whose manifest becomes that of the checkpoint; None on other ranks.
@@ -41,15 +42,23 @@ class ShardedJob:
         rank: This rank.
         owner: Id of the run.
         ordinal: Tells this save from all others of the run, and is the same on all ranks.
+        window: Open while pieces are read in place; None where all are copies.
     """
 
-    window: Window | None = None
-
     def __init__(
-        self, own: Job | None, pieces: Sequence[Piece], weights: frozenset[str], *, rank: int, owner: str, ordinal: str
+        self,
+        own: Job | None,
+        pieces: Sequence[Piece],
+        weights: frozenset[str],
+        *,
+        rank: int,
+        owner: str,
+        ordinal: str,
+        window: Window | None = None,
     ) -> None:
         self._job, self._pieces, self._weights, self._rank = own, list(pieces), weights, rank
         self._owner, self._ordinal = owner, ordinal
+        self.window = window
         self._draft: Draft | None = None
         self.not_finite: tuple[str, ...] = ()
         self.bytes = 0
@@ -70,9 +79,17 @@ class ShardedJob:
         Raises:
             StoreError: A write failed.
             ConfigError: The store has no folders.
+            Moved: What was lent has changed meanwhile: the folder is to be discarded.
         """
         if not isinstance(store, FolderStore):
             raise ConfigError(f"{type(store).__name__} keeps no folders, and a sharded checkpoint is one.")
+        try:
+            return self._write(store, name, sinks, memory)
+        except BaseException:
+            self.release()
+            raise
+
+    def _write(self, store: FolderStore, name: str, sinks: list[Any], memory: int) -> dict[str, Any]:
         self._draft = draft = Draft(store, temporary_name(f"{name}~{self._ordinal}", self._owner), self._owner)
         sinks.append(draft)
         sick = [p.name for p in self._pieces if p.data is not None and p.name in self._weights]
@@ -84,10 +101,14 @@ class ShardedJob:
             sink = draft.create(file, size=laid_out.bytes)
             with _discarding(sink):
                 crc, rows = laid_out.write(sink)
+                if self.window is not None:
+                    self.window.returned()
                 sink.publish(draft.path(file), replace=True)
             told |= {"file": file, "bytes": laid_out.bytes, "crc": f"{crc:08x}", "chunks": rows}
-        # The copies can go; what is left says which tensors there are.
+        # The data can go; what is left says which tensors there are.
         self._pieces = [replace(piece, data=None) for piece in self._pieces]
+        if self.window is not None:
+            self.window.verdict()
         if self._job is not None:
             own: list[Sink] = []
             try:
@@ -178,13 +199,47 @@ class ShardedJob:
             return reader.bytes, read_entries(reader, [entry])[file]
 
     def release(self) -> None:
-        """Nothing is lent: there is nothing to give back."""
+        """Nothing more is read: whoever waits to change the state goes on. Does nothing after ``write``."""
+        if self.window is not None:
+            self.window.release()
+
+
+class _Lender:
+    """Lends this rank's part of what only an optimizer's step changes, and copies all else.
+
+    Args:
+        lent: What may be lent.
+        but: Names of tensors that are copied none the less.
+    """
+
+    def __init__(self, lent: Sequence[Lent], but: Collection[str]) -> None:
+        self._owners, self._but = {one.tensor.untyped_storage()._cdata: one for one in lent}, but
+        self.lent: dict[str, Lent] = {}
+
+    def __call__(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        owner = self._owners.get(tensor.untyped_storage()._cdata)
+        if owner is None or name in self._but or not tensor.is_contiguous():
+            return copy(name, tensor)
+        self.lent[name] = owner
+        return tensor
 
 
 def prepare(
-    captured: Captured, what: What, moment: Moment, *, rank: int, ordinal: str, run: RunRef, **facts: Any
+    captured: Captured,
+    what: What,
+    moment: Moment,
+    *,
+    rank: int,
+    ordinal: str,
+    run: RunRef,
+    copied: Collection[str] = (),
+    patience: float | None = None,
+    **facts: Any,
 ) -> ShardedJob:
     """Take this rank's part of a state; when it returns, training may go on.
+
+    What is not copied is read until ``write`` is over: somebody calls that, or ``release``, for a step of an
+    optimizer waits for it.
 
     Args:
         captured: The state.
@@ -193,18 +248,22 @@ def prepare(
         rank: This rank.
         ordinal: Tells this save from all others of the run, and is the same on all ranks.
         run: Whose checkpoint it is.
+        copied: Names of tensors that are not to be read in place, whoever lends them.
+        patience: Seconds that training waits at most for what is read in place; None for as long as it takes.
         facts: What ``job.prepare`` is told besides.
 
     Raises:
         ConfigError: The state holds a tensor that no checkpoint can hold.
     """
-    rest, pieces = split(captured, what, first=rank == 0)
+    lender = _Lender(captured.lent, copied)
+    rest, pieces = split(captured, what, first=rank == 0, copied=lender)
     own = job.prepare(rest, what, moment, run=run, **facts) if rank == 0 else None
-    return ShardedJob(own, pieces, captured.weights, rank=rank, owner=run.id, ordinal=ordinal)
+    window = Window(lender.lent, patience) if lender.lent else None
+    return ShardedJob(own, pieces, captured.weights, rank=rank, owner=run.id, ordinal=ordinal, window=window)
 
 
 def split(
-    captured: Captured, what: What, *, first: bool, copied: Callable[[torch.Tensor], torch.Tensor] = copy
+    captured: Captured, what: What, *, first: bool, copied: Callable[[str, torch.Tensor], torch.Tensor] = copy
 ) -> tuple[Captured, list[Piece]]:
     """A state without the tensors that go into shards, and those: all of models and optimizers, and what is divided.
 
@@ -212,7 +271,7 @@ def split(
         captured: The state.
         what: What of it is saved.
         first: Whether this is the rank that writes what all ranks have whole.
-        copied: What is written of a tensor; a copy, where the state will change.
+        copied: What is written of a tensor, given its name; a copy, where the state will change.
 
     Raises:
         ConfigError: A tensor of a kind that a checkpoint cannot hold.

@@ -40,7 +40,7 @@ class Piece:
         dtype: Data type.
         shape: Of the whole.
         offsets: Of this rank's part in the whole.
-        data: The part, a copy in host memory; None where another rank writes it.
+        data: The part in host memory, a copy or lent; None where another rank writes it.
     """
 
     name: str
@@ -58,7 +58,7 @@ def take(
     kept: Callable[[Place, torch.Tensor], bool],
     name: Callable[[Place], str],
     first: bool,
-    copied: Callable[[torch.Tensor], torch.Tensor],
+    copied: Callable[[str, torch.Tensor], torch.Tensor],
 ) -> tuple[Any, list[Piece]]:
     """Take the tensors out of a state; None stands for each. When it returns, all may change that was copied.
 
@@ -68,7 +68,7 @@ def take(
         kept: Asked for each that is whether it is saved at all.
         name: The dotted name of a place.
         first: Whether this rank writes what every rank has whole.
-        copied: What is written of a tensor that lies here: contiguous, and in host memory.
+        copied: What is written of a tensor that lies here, given its name: contiguous, and in host memory.
 
     Raises:
         ConfigError: A tensor of a kind that a checkpoint cannot hold.
@@ -119,7 +119,7 @@ def _piece(
     copies: dict[tuple[Any, ...], torch.Tensor],
     *,
     first: bool,
-    copied: Callable[[torch.Tensor], torch.Tensor],
+    copied: Callable[[str, torch.Tensor], torch.Tensor],
 ) -> Piece:
     offsets, local = region(tensor)
     refuse(local, name)
@@ -137,13 +137,13 @@ def _piece(
             offsets,
         )
         if view not in copies:
-            copies[view] = copied(local)
+            copies[view] = copied(name, local)
         data = copies[view]
     return Piece(name, place, tensor.dtype, tuple(tensor.shape), offsets, data)
 
 
-def copy(tensor: torch.Tensor) -> torch.Tensor:
-    """A contiguous copy in host memory."""
+def copy(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """A contiguous copy in host memory, whatever it is called."""
     return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor)
 
 
@@ -238,15 +238,16 @@ def _laid_out(tensor: torch.Tensor, position: int) -> Range:
 def _write(sink: Sink, crcs: dict[int, int], one: Range) -> None:
     *slots, last = one.layout.slots
     own = [crc32(content) for content in one.contents]
-    data = 0
-    for at in range(0, len(one.data), _STEP):
-        data = crc32(one.data[at : at + _STEP].data, data)
     entries = zip(slots, own, one.contents, strict=True)
     head = b"".join(layout.local_header(slot, crc) + content for slot, crc, content in entries)
+    start, data = one.offset + len(head) + len(layout.local_header(last, 0)), 0
+    for at in range(0, len(one.data), _STEP):
+        # Read once: what is lent and changes meanwhile may not be one thing to the checksum and another to the disk.
+        block = one.data[at : at + _STEP].copy()
+        data = crc32(block.data, data)
+        sink.write_at(start + at, block.data)
     head += layout.local_header(last, data)
     tail = layout.tail(one.layout, [*own, data])
     crcs[one.offset] = crc32(tail, joined(crc32(head), data, len(one.data)))
     sink.write_at(one.offset, head)
-    for at in range(0, len(one.data), _STEP):
-        sink.write_at(one.offset + len(head) + at, one.data[at : at + _STEP].data)
-    sink.write_at(one.offset + len(head) + len(one.data), tail)
+    sink.write_at(start + len(one.data), tail)

@@ -39,13 +39,16 @@ class Snapshot:
         return sum(storage.nbytes() for storage in self.tree.storages.values())
 
 
-def take(tree: Tree, lent: Iterable[Lent] = (), *, but: Collection[str] = ()) -> Snapshot:
+def take(
+    tree: Tree, lent: Iterable[Lent] = (), *, but: Collection[str] = (), patience: float | None = None
+) -> Snapshot:
     """Copy every storage to host memory that is not lent. When it returns, all but those may change.
 
     Args:
         tree: The state taken apart.
         lent: Tensors that change in a step of their optimizer only: it waits until they have been read.
         but: Names of tensors that are copied none the less.
+        patience: Seconds that training waits at most.
     """
     owners = {one.tensor.untyped_storage()._cdata: one for one in lent}
     names: dict[str, str] = {}
@@ -66,7 +69,7 @@ def take(tree: Tree, lent: Iterable[Lent] = (), *, but: Collection[str] = ()) ->
         except Exception:  # a user's __reduce__ may raise anything, and a save never fails for such a value
             lost.append(path)
     copied = Tree(tree.root, storages, tree.tensors, {}, tree.types)
-    return Snapshot(copied, pickled, tuple(lost), Window(borrowed) if borrowed else None)
+    return Snapshot(copied, pickled, tuple(lost), Window(borrowed, patience) if borrowed else None)
 
 
 def _host_copy(storage: torch.UntypedStorage) -> torch.UntypedStorage:

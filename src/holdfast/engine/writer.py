@@ -36,7 +36,10 @@ class Ticket:
         return all(window.read for window in self._windows)
 
     def fence(self) -> None:
-        """Wait until the state may change; call it on the thread that changes it."""
+        """Wait until the state may change; call it on the thread that changes it.
+
+        Where other ranks wait for this one it does not take for ever: what has not been read by then is given up.
+        """
         for window in self._windows:
             window.fence()
 
@@ -47,7 +50,8 @@ class Ticket:
 
     def wait(self) -> None:
         """Return when it is over, well or not."""
-        self.fence()
+        for window in self._windows:
+            window.wait()
         wait([self._durable])
 
     @property
@@ -57,7 +61,7 @@ class Ticket:
         Raises:
             SaveFailed: It did not become one.
         """
-        self.fence()
+        self.wait()
         return self._durable.result()
 
 

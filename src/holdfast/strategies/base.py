@@ -185,12 +185,16 @@ class TrainingStrategy(Strategy, Protocol):
         """Put whole gradients back, each rank its part."""
         ...
 
-    def reduce(self, tensor: torch.Tensor, operation: str = "mean") -> torch.Tensor:
+    def reduce(self, tensor: torch.Tensor, operation: str = "mean", *, what: str = "a value") -> torch.Tensor:
         """The ``"mean"``, ``"sum"``, ``"min"`` or ``"max"`` over all ranks, on each of them."""
         ...
 
     def all_gather(self, tensor: torch.Tensor, group: Any = None, sync_grads: bool = False) -> torch.Tensor:
         """The tensors of all ranks, stacked on each of them; with one rank the tensor itself."""
+        ...
+
+    def waited(self, error: BaseException) -> bool:
+        """Whether an error came of waiting for other ranks, and does not say for which."""
         ...
 
     def synchronise(self) -> None:

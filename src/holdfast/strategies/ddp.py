@@ -27,6 +27,7 @@ from holdfast.strategies.world import World
 
 T = TypeVar("T")
 
+_PHASES = ("reduce", "all_gather")
 _OPERATIONS = {"sum": dist.ReduceOp.SUM, "mean": dist.ReduceOp.SUM, "min": dist.ReduceOp.MIN, "max": dist.ReduceOp.MAX}
 
 
@@ -93,7 +94,7 @@ class Distributed(SingleDevice):
             loader, rank=self.world.rank, size=self.world.size, training=training, seed=seed, together=self.spread
         )
 
-    def reduce(self, tensor: torch.Tensor, operation: str = "mean") -> torch.Tensor:
+    def reduce(self, tensor: torch.Tensor, operation: str = "mean", *, what: str = "a value") -> torch.Tensor:
         """The value over all ranks, on each of them.
 
         Raises:
@@ -102,9 +103,8 @@ class Distributed(SingleDevice):
         value = tensor.detach().clone().to(self.device)
         if operation == "mean" and not value.is_floating_point():
             value = value.to(torch.get_default_dtype())
-        with self._together(
-            "reduce", "What is logged with sync_dist=True and on_step=True every rank logs at each step."
-        ):
+        remedy = "What is logged with sync_dist=True and on_step=True every rank logs at each step."
+        with self._together(_PHASES[0], f"have reduced {what}", remedy):
             dist.all_reduce(value, _OPERATIONS[operation], group=self._reducing)
         return value / self.world.size if operation == "mean" else value
 
@@ -120,12 +120,12 @@ class Distributed(SingleDevice):
             RankError: Not all ranks have come to gather it, in the time that they wait for each other.
         """
         own, group = tensor.to(self.device), group or self._reducing
-        with self._together("all_gather", "Every rank calls it, with a tensor of the same shape."):
+        with self._together(_PHASES[1], "have come", "Every rank calls it, with a tensor of the same shape."):
             gathered: torch.Tensor = _Gathered.apply(own if sync_grads else own.detach(), group)  # type: ignore[no-untyped-call]
         return gathered
 
     @contextmanager
-    def _together(self, phase: str, remedy: str) -> Iterator[None]:
+    def _together(self, phase: str, done: str, remedy: str) -> Iterator[None]:
         """Where torch's own error tells of ranks that are missing."""
         try:
             yield
@@ -133,11 +133,17 @@ class Distributed(SingleDevice):
             if (failed := self.group.failure()) is not None:
                 raise RankError(failed[1], rank=failed[0], phase=phase) from error
             raise RankError(
-                f"not all ranks have come: {str(error).splitlines()[0]}",
+                f"not all ranks {done}: {str(error).splitlines()[0]}",
                 rank=self.world.rank,
                 phase=phase,
                 remedy=remedy,
             ) from error
+
+    def waited(self, error: BaseException) -> bool:
+        """Whether it came of a collective, here or on the rank that failed first: torch's own errors name no rank."""
+        if not isinstance(error, RuntimeError) and getattr(error, "phase", None) not in _PHASES:
+            return False
+        return any(word in str(error) for word in ("gloo", "NCCL", "c10d"))
 
 
 class DataParallel(Distributed):

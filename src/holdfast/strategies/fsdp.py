@@ -76,11 +76,13 @@ class Sharded(Distributed):
 
     def setup(self, module: nn.Module, *, training: bool) -> None:
         """Shard the module, which every rank has made alike; what rank 0 has is what all get."""
+        sharding.require_own(module, self.world.size)
         self.precision.convert(module)
         sharding.each_tensor(module, lambda t: t if t.is_meta else t.to(self.device))
         for part in module.modules():
             if isinstance(part, FSDPModule):
                 part.reshard()
+        sharding.replicas_alike(module)
         automatic = bool(getattr(module, "automatic_optimization", True))
         # Memory for a part of the module at a time, where it was made on the meta device.
         units = sharding.units(module, self._policy, whole=automatic)

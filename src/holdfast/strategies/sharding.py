@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from holdfast.errors import ConfigError
 from holdfast.strategies.training import mapped
@@ -85,6 +85,39 @@ def made_alike(unit: nn.Module) -> None:
     for tensor in (*unit.parameters(), *unit.buffers()):
         if not isinstance(tensor, DTensor) and not tensor.is_meta:
             dist.broadcast(tensor.detach(), 0)
+
+
+def replicas_alike(module: nn.Module) -> None:
+    """Give all ranks that hold the same part of a parameter the values of the first of them. A collective."""
+    for p in map(torch.Tensor.detach, module.parameters()):
+        if not isinstance(p, DTensor) or p.is_meta:
+            continue
+        for dimension, placement in enumerate(p.placements):
+            if placement.is_replicate():
+                dist.broadcast(p.to_local(), group=p.device_mesh.get_group(dimension), group_src=0)
+
+
+def require_own(module: nn.Module, size: int) -> None:
+    """Refuse what a user has divided in another way than ``fully_shard`` does over all ranks.
+
+    Raises:
+        ConfigError: A parameter is not divided among all ranks, or replicated over some and divided among the rest.
+    """
+    sharded = {id(p) for part in module.modules() if isinstance(part, FSDPModule) for p in part.parameters()}
+    for name, p in module.named_parameters():
+        if not isinstance(p, DTensor):
+            continue
+        *outer, last = p.placements
+        own = id(p) in sharded and len(outer) <= 1 and all(one.is_replicate() for one in outer) and last.is_shard()
+        if own and type(last) is Shard and p.device_mesh.size() == size:
+            continue
+        mesh = " x ".join(map(str, p.device_mesh.shape))
+        raise ConfigError(
+            f"'{name}' is divided as {tuple(p.placements)} over {mesh} of {size} ranks. strategy='fsdp' goes with what "
+            "fully_shard divides among all ranks, replicated over one dimension of a mesh or not; tensor parallel is "
+            "not there.",
+            remedy="Give fully_shard a mesh of one dimension, or of two: replicate, shard.",
+        )
 
 
 class Gatherer:

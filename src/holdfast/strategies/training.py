@@ -144,9 +144,13 @@ class SingleDevice(Single, Answers):
             if name in gradients:
                 parameter.grad = gradients[name].to(parameter.device)
 
-    def reduce(self, tensor: torch.Tensor, operation: str = "mean") -> torch.Tensor:
+    def reduce(self, tensor: torch.Tensor, operation: str = "mean", *, what: str = "a value") -> torch.Tensor:
         """The value over all ranks: with one, the tensor itself."""
         return tensor
+
+    def waited(self, error: BaseException) -> bool:
+        """There is nobody to wait for."""
+        return False
 
     def synchronise(self) -> None:
         """Wait for the device."""

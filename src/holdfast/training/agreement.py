@@ -9,9 +9,12 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
+from typing import Any
 
 from holdfast.engine.group import Group
+from holdfast.errors import RankError
 from holdfast.state.signals import Signals
+from holdfast.training.reduction import Reduced
 
 _SECONDS = 1.0
 _MOST_BATCHES = 10_000
@@ -24,10 +27,12 @@ class Agreement:
         group: The ranks.
         signals: What this rank was sent.
         asked_to_stop: Whether somebody on this rank wants the fit to end.
+        reduced: Which single values this rank has reduced with others.
     """
 
-    def __init__(self, group: Group, signals: Signals, asked_to_stop: Callable[[], bool]) -> None:
+    def __init__(self, group: Group, signals: Signals, asked_to_stop: Callable[[], bool], reduced: Reduced) -> None:
         self._group, self._signals, self._asked_to_stop = group, signals, asked_to_stop
+        self._reduced = reduced
         self._alone = group.size == 1
         self._began = time.monotonic()
         self._now = 0.0
@@ -58,24 +63,42 @@ class Agreement:
                 self.poll()
 
     def poll(self) -> None:
-        """Ask all ranks now: every rank calls this at the same point."""
+        """Ask all ranks now: every rank calls this at the same point.
+
+        Raises:
+            RankError: Ranks have reduced different values with each other: what was logged is none of them.
+        """
         if self._alone:
             return
         pending = self._signals.pending
-        wishes = self._group.gather([self._asked_to_stop(), pending and int(pending)], phase="poll")
+        own = [self._asked_to_stop(), pending and int(pending), self._reduced.told()]
+        wishes = self._group.gather(own, phase="poll")
         said = self._group.broadcast(self._decide(wishes) if wishes else None, phase="poll")
+        if said["differs"] is not None:
+            rank, what = said["differs"]
+            raise RankError(
+                f"{what}: values of different metrics were taken for one.",
+                rank=rank,
+                phase="metrics",
+                remedy="What is logged with sync_dist=True and on_step=True every rank logs at each step.",
+            )
         self._stop, self._now = said["stop"], said["now"]
         self._signal = None if said["signal"] is None else signal.Signals(said["signal"])
         self._batches, self._next = 0, said["next"]
 
-    def _decide(self, wishes: list[list[int | None]]) -> dict[str, object]:
+    def fail(self, error: BaseException) -> None:
+        """Tell the others that this rank has failed, and what it has reduced until then."""
+        self._group.fail(f"{type(error).__name__}: {error}", self._reduced.told())
+
+    def _decide(self, wishes: list[list[Any]]) -> dict[str, object]:
         """On rank 0: what all are told."""
         now = time.monotonic()
         seconds, self._polled_at = max(now - self._polled_at, 1e-6), now
         each = seconds / max(self._batches, 1)
         return {
-            "stop": any(stop for stop, _ in wishes),
-            "signal": next((number for _, number in wishes if number is not None), None),
+            "stop": any(stop for stop, _, _ in wishes),
+            "signal": next((number for _, number, _ in wishes if number is not None), None),
+            "differs": Reduced.difference([reduced for _, _, reduced in wishes]),
             "now": now - self._began,
             # Never many more than last time: a first batch that was quick by chance says little.
             "next": max(1, min(int(_SECONDS / each), 4 * max(self._next, 1), _MOST_BATCHES)),

@@ -252,6 +252,7 @@ class Assembly(Facts):
             group=self.strategy.group,
             validates=validates,
             logs_late=self._logs_late(),
+            watched=self._watched(),
             saved=self._tell_of_checkpoint,
             io=self.checkpoint_io,
         )
@@ -261,6 +262,11 @@ class Assembly(Facts):
         name = "on_train_epoch_end"
         users = [c for c in self.callbacks if not type(c).__module__.startswith("holdfast.")]
         return bool(self.hooks.of_module(name) or self.hooks.of_callbacks(name, users))
+
+    def _watched(self) -> list[str]:
+        """The metrics by which something but a checkpoint is decided."""
+        schedulers = [c.monitor for c in self.lr_scheduler_configs if c.plateau and c.monitor is not None]
+        return [*schedulers, *(c.monitor for c in self.early_stopping_callbacks)]
 
     def _default_folder(self, root: Path) -> Path:
         return self._home or default_folder(self.loggers, root, instead=self.weights_save_path)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, dtype
 
 from holdfast.errors import ConfigError
+from holdfast.training import metric_objects
 from holdfast.training.metric_rules import FUNCTION, Names, Settings
 from holdfast.training.metric_values import computed, no_number, size_of, sizes, tensor_of
 from holdfast.training.reduction import Across, Reduction, nothing_yet, reduction
@@ -77,7 +78,7 @@ class Entry:
     def compute(self, across: Across | None) -> Tensor:
         """The value of this epoch so far."""
         if self.source is not None:
-            return tensor_of(computed(self.name, self.source.compute()))
+            return tensor_of(computed(self.name, metric_objects.computed(self.source)))
         alone = not self.settings.synchronised
         return tensor_of(computed(self.name, self.total.result(None if alone else across, self.agreed)))
 
@@ -248,33 +249,46 @@ class Stage:
                 self.entry(key, Settings(**saved["settings"]))
         self.waiting.clear()
 
-    def join(self, union: Union) -> list[Entry]:
+    def join(self, union: Union, module: Any) -> list[Entry]:
         """Take part in what any rank has logged for all of them in this epoch, as one that has seen nothing of it.
 
         Ranks differ: one may have had no batch, or none of a kind. What they reduce must be the same all the same.
 
         Args:
             union: Gives to every rank what any of them has told, in one order.
+            module: Has the metric objects, which reduce themselves and need all ranks for it.
 
         Returns:
             The metrics that are to be reduced over all ranks now, in that order.
+
+        Raises:
+            ConfigError: This rank cannot take part in what another has logged.
         """
         own = [
-            [list(key), _named(entry.settings), str(entry.total.dtype).removeprefix("torch.")]
+            [list(key), _named(entry.settings), *told]
             for key, entry in self.entries.items()
-            if entry.touched and entry.settings.synchronised and entry.source is None
+            if entry.touched and (told := _for_others(entry, module)) is not None
         ]
         kinds: dict[Key, dtype] = {}
-        for (name, hook, index), settings, kind in union(own):
-            key, there = (name, hook, index), getattr(torch, kind)
-            kinds[key] = torch.promote_types(kinds.get(key, there), there)
-            entry = self.entry(key, Settings(**settings))
-            if not entry.touched and entry.result is None:
-                entry.total = nothing_yet(entry.settings.operation, there)
+        objects: dict[Key, str | None] = {}
+        joined: dict[Key, Entry] = {}
+        for (name, hook, index), settings, kind, path in union(own):
+            key = name, hook, index
+            entry = joined[key] = self.entry(key, Settings(**settings))
+            if kind is None:
+                _join_object(entry, module, path, objects.setdefault(key, path))
+            else:
+                there = getattr(torch, kind)
+                kinds[key] = entry.agreed = torch.promote_types(kinds.get(key, there), there)
+                if not entry.touched and entry.result is None:
+                    entry.total = nothing_yet(entry.settings.operation, there)
             entry.touched = True
-        for key, kind in kinds.items():
-            self.entries[key].agreed = kind
-        return [self.entries[key] for key in kinds]
+        if both := [key[0] for key in joined if key in kinds and key in objects]:
+            raise ConfigError(
+                f"Metric {both[0]!r} is logged as a metric object on one rank, and as a number on another.",
+                remedy="Log the same on every rank.",
+            )
+        return list(joined.values())
 
     def _go_on(self, entry: Entry, saved: dict[str, Any]) -> None:
         before, now = saved["settings"]["operation"], entry.settings.operation
@@ -303,6 +317,36 @@ class Stage:
                 f"logged in {entry.hook}.",
                 remedy="Rename one of them.",
             )
+
+
+def _for_others(entry: Entry, module: Any) -> tuple[str | None, str | None] | None:
+    """What other ranks must know of a metric to reduce it with this one; None where it is this rank's alone.
+
+    Returns:
+        Its dtype, or else that it is an object, and where in the module.
+    """
+    if entry.source is not None:
+        together = getattr(entry.source, "sync_on_compute", False)  # torchmetrics' own word
+        return (None, metric_objects.path_of(module, entry.source)) if together else None
+    return (str(entry.total.dtype).removeprefix("torch."), None) if entry.settings.synchronised else None
+
+
+def _join_object(entry: Entry, module: Any, path: str | None, first: str | None) -> None:
+    """Let this rank's own object take part where another rank has logged its like."""
+    if path != first:
+        raise ConfigError(
+            f"Metric {entry.name!r} is logged with {first!r} on one rank, and with {path!r} on another.",
+            remedy="Log the same metric object on every rank.",
+        )
+    if entry.source is None and path is None:
+        raise ConfigError(
+            f"Metric {entry.name!r} was logged on another rank and not on this one, and its object, which waits for "
+            "all ranks, is no part of the module.",
+            remedy="Log it on every rank, or make the metric object an attribute of the module.",
+        )
+    if path is not None:
+        entry.source = module.get_submodule(path)
+    metric_objects.forget_computed(entry.source)
 
 
 def _named(settings: Settings) -> dict[str, Any]:

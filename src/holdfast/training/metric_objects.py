@@ -1,4 +1,4 @@
-"""What torchmetrics objects have seen so far, for a checkpoint. Updates and computes none of them.
+"""What torchmetrics objects have seen so far, for a checkpoint and for other ranks. Updates none of them.
 
 It never imports torchmetrics: a module that has such objects has done so itself.
 """
@@ -6,6 +6,7 @@ It never imports torchmetrics: a module that has such objects has done so itself
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -58,6 +59,20 @@ def restore(module: Any, states: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def path_of(module: Any, metric: Any) -> str | None:
     """Where a metric object is in a module; None for one that is not, or is not of torchmetrics."""
     return next((path for path, other in _objects(module) if other is metric), None)
+
+
+def computed(metric: Any) -> Any:
+    """The value of a metric object. One that has seen nothing takes part in what other ranks have seen, in silence."""
+    if getattr(metric, "update_called", True):
+        return metric.compute()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The ``compute`` method of metric")
+        return metric.compute()
+
+
+def forget_computed(metric: Any) -> None:
+    """Let a metric object compute anew: ranks that reduce together all do, whichever of them has seen more since."""
+    metric._computed = None  # there is no public way to say it
 
 
 def _objects(module: Any) -> Iterator[tuple[str, Any]]:

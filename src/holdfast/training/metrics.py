@@ -20,7 +20,7 @@ from holdfast.training import metric_objects
 from holdfast.training.metric_entries import Entry, Stage, Union
 from holdfast.training.metric_rules import FUNCTION, Given, Settings, checked_size, settle
 from holdfast.training.metric_values import check_object, computed, numbers, one_element, plain_number, tensor_of
-from holdfast.training.reduction import Across
+from holdfast.training.reduction import Across, Reduced
 
 __all__ = ["MetricLog", "StageName", "numbers"]
 
@@ -40,6 +40,7 @@ class MetricLog:
             the end of the batches for values of an epoch.
         union: Gives every rank what any of them tells, in one order; None where there is one rank. Called at the end
             of the batches, and of the stage.
+        reduced: The single values that this rank has reduced with the others.
         module: Whose torchmetrics objects are a part of the state; None for none.
     """
 
@@ -49,6 +50,7 @@ class MetricLog:
         self._loaded: Mapping[str, Any] = {}
         self.reduce: Across | None = None
         self.union: Union | None = None
+        self.reduced = Reduced()
         self.logged: dict[str, Tensor] = {}
         self._callback: dict[str, Tensor] = {}
         self._progress_bar: dict[str, Tensor] = {}
@@ -140,7 +142,7 @@ class MetricLog:
             self._stamp(stage, steps)
         stage.leave_batches()
         stage.revive(self.module)
-        shared = stage.join(self.union) if self.union is not None else []
+        shared = stage.join(self.union, self.module) if self.union is not None else []
         reduced = {id(entry): entry.compute(self.reduce) for entry in shared}
         for entry in stage.entries.values():
             if entry.touched:
@@ -276,7 +278,9 @@ class MetricLog:
         settings = entry.settings
         # In an evaluation one rank may have a batch more than another, which would wait for it.
         if self.reduce is not None and settings.synchronised and entry.in_training:
-            value = self.reduce(tensor_of(value), "mean" if settings.operation == FUNCTION else settings.operation)
+            self.reduced.count(entry.name)
+            operation = "mean" if settings.operation == FUNCTION else settings.operation
+            value = self.reduce(tensor_of(value), operation, what=f"the metric {entry.name!r}")
         entry.value = value
         entry.at = None
         entry.unlogged = True

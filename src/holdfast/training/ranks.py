@@ -38,6 +38,18 @@ def union(group: Group, own: list[list[Any]]) -> list[list[Any]]:
     return [json.loads(text) for text in known]
 
 
+def each(group: Group, own: Any) -> list[Any]:
+    """What every rank tells, by rank, on every rank.
+
+    Args:
+        group: The ranks.
+        own: What this one tells: what JSON can hold.
+    """
+    told = group.gather(own, phase="metrics")
+    everywhere: list[Any] = group.broadcast(told or None, phase="metrics")
+    return everywhere
+
+
 def any_rank(group: Group, own: bool) -> bool:
     """Whether it is so on any rank, on every rank."""
     if group.size == 1:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
+from zlib import crc32
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-Across = Callable[[Tensor, str], Tensor]
-"""Reduces a tensor over all ranks: the tensor and one of ``"sum"``, ``"min"``, ``"max"``."""
+Across = Callable[..., Tensor]
+"""Reduces a tensor over all ranks: the tensor and one of ``"sum"``, ``"min"``, ``"max"``; ``what=`` is for errors."""
 
 OPERATIONS = ("mean", "sum", "min", "max")
 
@@ -60,6 +61,41 @@ class Reduction(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from such a state."""
         ...
+
+
+class Reduced:
+    """Which single values this rank has reduced with others, and in what order.
+
+    A value that one rank leaves out is reduced with that rank's next one, and nobody notices: only the counts tell.
+    """
+
+    __slots__ = ("_counts", "_order")
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+        self._order = 0
+
+    def count(self, name: str) -> None:
+        """One more, by its name."""
+        self._counts[name] = self._counts.get(name, 0) + 1
+        self._order = crc32(name.encode(), self._order)
+
+    def told(self) -> list[Any]:
+        """What other ranks need for ``difference``, plain."""
+        return [self._order, self._counts]
+
+    @staticmethod
+    def difference(told: Sequence[list[Any]]) -> tuple[int, str] | None:
+        """The first rank that has reduced other values than rank 0, and what differs; None if there is none."""
+        order, counts = told[0]
+        for rank, (other, those) in enumerate(told):
+            if other == order:
+                continue
+            for name in sorted({*counts, *those}):
+                if (here := counts.get(name, 0)) != (there := those.get(name, 0)):
+                    return rank, f"has logged {name!r} {there:,} times, and rank 0 {here:,} times"
+            return rank, "has logged the same metrics as rank 0 in another order"
+        return None
 
 
 def reduction(operation: str | Callable[[Any], Any]) -> Reduction:

@@ -24,6 +24,7 @@ from holdfast.training.facts import Brought
 from holdfast.training.fit import FitLoop
 from holdfast.training.metrics import numbers
 from holdfast.training.module import LightningModule
+from holdfast.training.reduction import Reduced
 from holdfast.training.restoring import Restoring
 from holdfast.training.results import table
 from holdfast.training.states import TrainerFn, TrainerStatus
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+
+_SILENCE = 2.0
+"""Seconds after an error in waiting for other ranks in which those that have waited too say so."""
 
 VERBS: dict[Stage, str] = {"validation": "validate", "test": "test", "predict": "predict"}
 """What the trainer's users call a stage."""
@@ -64,10 +68,18 @@ class Running(Restoring):
         if self.loop is not None and self.loop.agreement.signal is not None:
             return  # all ranks have stopped together
         group = self.strategy.group
-        group.fail(f"{type(error).__name__}: {error}")
+        group.fail(f"{type(error).__name__}: {error}", self.metric_log.reduced.told())
         first = group.failure()
         if first is not None and first[0] != group.rank:
             logger.error("rank %s failed first: %s", *first)
+        if not self.strategy.waited(error):
+            return
+        notes = group.failed(_SILENCE)
+        if silent := [rank for rank in range(group.size) if rank not in notes]:
+            who = ", ".join(map(str, silent))
+            logger.error("rank %s does not say that anything has failed there: it is dead, stuck or slow", who)
+        elif (different := Reduced.difference([notes[rank] for rank in range(group.size)])) is not None:
+            logger.error("rank %s %s", *different)
 
     def _carried(self) -> Brought:
         """On rank 0, where it is a child of the process that called: what is to come home."""
@@ -132,7 +144,8 @@ class Running(Restoring):
         self._share(evaluation)
         with Signals(self.slurm.signals()) as signals:
             self._signals = signals
-            agreement = Agreement(self.strategy.group, signals, lambda: self.should_stop)
+            stops, reduced = (lambda: self.should_stop), self.metric_log.reduced
+            agreement = Agreement(self.strategy.group, signals, stops, reduced)
             self.loop = loop = self._loop(batches, evaluation, agreement)
             if before is not None:
                 loop.go_on_from(*before)  # a second fit counts on from the first

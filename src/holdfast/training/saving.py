@@ -28,7 +28,9 @@ from holdfast.store import LocalStore
 from holdfast.training.agreement import Agreement
 from holdfast.training.checkpoint_io import CheckpointIO
 from holdfast.training.handed import HandedPlace
+from holdfast.training.monitored import Monitored
 from holdfast.training.places import FINAL, RESCUE, Place, Saver
+from holdfast.training.ranks import each
 
 BY_CALL = "asked for by save_checkpoint()"
 
@@ -48,6 +50,7 @@ class Saving:
         group: The ranks.
         validates: Whether there is a validation, which may log what is looked at.
         logs_late: Whether somebody may log at a training epoch's end.
+        watched: Names of metrics by which others decide: early stopping, schedulers that look at one.
         saved: Told of each callback a checkpoint of which is durable, on the main thread.
         io: A user's own way to write the files, if any.
     """
@@ -66,6 +69,7 @@ class Saving:
         group: Group,
         validates: bool,
         logs_late: bool,
+        watched: Iterable[str] = (),
         saved: Callable[[ModelCheckpoint], None] = lambda callback: None,
         io: CheckpointIO | None = None,
     ) -> None:
@@ -84,6 +88,8 @@ class Saving:
             if place is None:
                 self._places.append(place := Place(home) if io is None else HandedPlace(home, io))
             place.add(callback, on_train_epoch_end)
+        ranked = [callback.monitor for callback, _ in callbacks if callback.monitor is not None]
+        self._monitored = Monitored(group, [*watched, *ranked])
 
     def prepare(self) -> None:
         """Find out early that a folder cannot be written to."""
@@ -184,6 +190,8 @@ class Saving:
             self._look(place, event, progress, validation_follows and pending is None)
         if pending is not None:
             self._stop(pending)
+        if self._monitored.uncompared and event is not Event.BATCH_END:
+            self._monitored.compare(self._scores())
         if not self._checked and event in self._awaited:
             self._awaited.discard(event)
             if not self._awaited:
@@ -241,7 +249,7 @@ class Saving:
 
     def _leave_others(self, error: BaseException) -> None:
         """No rank waits for another any more: one of them has failed."""
-        self.group.fail(f"{type(error).__name__}: {error}")
+        self._agreement.fail(error)
         self.group = Solo()
         for place in self._places if self._rank == 0 else ():
             if place.engine is not None:
@@ -357,7 +365,7 @@ class Saving:
 
     def _warn_of_missing(self, place: Place) -> None:
         """Once, where a checkpoint is due that nobody can rank or name yet, and no error will tell for long."""
-        if self._warned or self._checked or Event.VALIDATION_END in self._awaited:
+        if self._rank or self._warned or self._checked or Event.VALIDATION_END in self._awaited:
             return
         self._warned = True
         if missing := self._missing(place):
@@ -369,13 +377,16 @@ class Saving:
 
     def _require_logged(self) -> None:
         """Once, when all who log have logged: a metric that nobody logs would never rank or name anything."""
-        missing = dict.fromkeys(name for place in self._places for name in self._missing(place))
+        lacking = each(self.group, list(dict.fromkeys(name for p in self._places for name in self._missing(p))))
+        missing = lacking[0]  # rank 0 decides: what only others lack ranks and names all the same
         if missing:
             known = sorted(self._logged())
+            logs = [rank for rank, names in enumerate(lacking) if not set(missing) <= set(names)]
+            where = f" on rank 0, which decides; rank {', '.join(map(str, logs))} has logged it" if logs else ""
             alike = dict.fromkeys(one for name in missing for one in difflib.get_close_matches(name, known, 1))
             meant = f"Did you mean {', '.join(map(repr, alike))}? " if alike else ""
             raise ConfigError(
-                f"A ModelCheckpoint looks at {', '.join(map(repr, missing))}, which was never logged.",
+                f"A ModelCheckpoint looks at {', '.join(map(repr, missing))}, which was never logged{where}.",
                 good="What was saved so far stands.",
                 remedy=f"{meant}Logged so far: {', '.join(known) or 'nothing'}.",
             )
