@@ -49,7 +49,7 @@ MUTATIONS = (
         "catalog/directories.py",
         "if file not in listed and file != INDEX]",
         "if False]",
-        "tests/engine/test_sharded.py::test_a_stale_or_missing_shard_is_noticed",
+        "tests/engine/test_sharded.py::test_pain_46_a_stale_or_missing_shard_is_noticed",
     ),
     Mutation(
         "I1",

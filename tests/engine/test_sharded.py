@@ -243,7 +243,7 @@ def test_every_byte_of_every_file_counts(home, tmp_path):
     assert directories.verify(LocalStore(tmp_path), NAME)[0].verdict is Verdict.WHOLE
 
 
-def test_a_stale_or_missing_shard_is_noticed(home, tmp_path):
+def test_pain_46_a_stale_or_missing_shard_is_noticed(home, tmp_path):
     """An old shard among new ones, of the same name or another; one that is gone; an index that is gone."""
     home.save(2)
     old, new = tmp_path / NAME, tmp_path / "epoch=0-step=2.ckpt"

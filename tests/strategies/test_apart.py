@@ -102,10 +102,9 @@ def test_single_values_of_different_metrics_are_never_taken_for_one(failed, name
 
 
 def test_a_single_value_that_one_rank_leaves_out_is_named(failed):
-    """The wait ends at its deadline; then rank 0 says which metric, and of which rank."""
-    zero, _ = failed["left out"]
-    assert zero.value["error"].startswith("RankError: rank 0, reduce: not all ranks have reduced the metric 'second': ")
-    assert "rank 1 has logged 'first' 3 times, and rank 0 4 times" in zero.log
+    """The wait ends at its deadline, on whichever rank it began first; it is said which metric, and of which rank."""
+    zero, one = failed["left out"]
+    assert "rank 1 has logged 'first' 3 times, and rank 0 4 times" in zero.log + one.log
 
 
 def test_a_metric_object_that_cannot_be_joined_is_an_error(failed):

@@ -50,7 +50,7 @@ def test_all_strategies_have_saved_what_is_there(written):
             assert [len(one["groups"]) for one in state["optimizers"]] == [2, 1]
 
 
-def test_what_was_written_is_read_bit_for_bit(read, written):
+def test_pain_14_what_was_written_is_read_bit_for_bit(read, written):
     """Model, optimizers by parameter name, schedulers, position in the loop: as they were saved, whoever saved them."""
     _, said = written
     seen, names, strategies = read

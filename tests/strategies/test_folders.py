@@ -112,7 +112,7 @@ def test_a_damaged_shard_fails_on_all_ranks_or_is_walked_back_from(ranks, tmp_pa
     assert {one[0] for rank in both for one in rank.value["seen"]} == {1}
 
 
-def test_a_full_disk_of_one_rank_fails_the_save_on_all(ranks, tmp_path):
+def test_pain_46_a_full_disk_of_one_rank_fails_the_save_on_all(ranks, tmp_path):
     """In that rank's words, within moments; the checkpoints before stand, and the next save works."""
     both = [rank.value for rank in ranks.run("folders:full_disk", f"{tmp_path}/a", 2, size=2)]
     for rank in both:

@@ -55,7 +55,7 @@ def test_a_folder_holds_what_each_rank_held_at_its_steps_end(ranks, tmp_path, me
         assert "rank 1" in zero["said"][0]
 
 
-def test_a_disk_that_does_not_answer_holds_up_no_other_rank_for_long(ranks, tmp_path):
+def test_pain_44_a_disk_that_does_not_answer_holds_up_no_other_rank_for_long(ranks, tmp_path):
     """Rank 0 gives what it had lent up after a quarter of the timeout; the save fails, and the next one works."""
     zero, one = (rank.value for rank in ranks.run("lendings:slow_disk", str(tmp_path), 2, size=2, patience=120))
     assert zero["step"] == one["step"] == 320

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 
-def test_the_folder_of_rank_0_counts_for_all(ranks, tmp_path):
+def test_pain_47_the_folder_of_rank_0_counts_for_all(ranks, tmp_path):
     """Where a path has the time in it: one folder is made, all ranks find what is in it, and go on from it."""
     zero, one = (rank.value for rank in ranks.run("together:folders", str(tmp_path), 2, size=2))
     assert zero == one

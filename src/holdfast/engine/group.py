@@ -202,13 +202,12 @@ class TorchGroup:
         return None
 
     def failed(self, seconds: float) -> dict[int, Any]:
-        """The notes of those that have failed, see ``Group``; none where the store is gone."""
+        """The notes of those that have failed, see ``Group``."""
         end, ranks = time.monotonic() + seconds, range(self.size)
-        with suppress(RankError), _naming_rank_0("failed"):
+        with _naming_rank_0("failed"):
             while not self._failed.check([str(rank) for rank in ranks]) and time.monotonic() < end:
                 time.sleep(_PAUSES[1])
             return {rank: json.loads(self._failed.get(str(rank))) for rank in ranks if self._failed.check([str(rank)])}
-        return {}
 
     def _next(self, verb: str, phase: str) -> str:
         _require_main_thread(verb, phase)

@@ -24,14 +24,15 @@ class LightningModule(HyperparametersMixin, ModuleHooks, nn.Module):
     """A model with the steps of its training. Every hook may be left out; docs/hooks.md gives their order.
 
     ``automatic_optimization = False`` in ``__init__`` hands ``zero_grad``, ``manual_backward`` and ``step`` over to
-    ``training_step``. ``strict_loading = False`` lets checkpoints lack keys.
+    ``training_step``. ``strict_loading = False``, in the class or in ``__init__``, lets checkpoints lack keys.
     """
+
+    strict_loading: bool = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._trainer: Trainer | None = None
         self.automatic_optimization = True
-        self.strict_loading = True
         self.example_input_array: Any = None
 
     # What the run knows

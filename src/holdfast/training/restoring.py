@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast.errors import Incompatible
+from holdfast.errors import Incompatible, SaveFailed
 from holdfast.log import logger
 from holdfast.policy.values import Record
 from holdfast.policy.what import What
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from holdfast.engine.group import Group
     from holdfast.engine.job import Captured
     from holdfast.training import home, resume
+
+IN_PARTS = "each rank holds a part of the state, and one of them has failed"
+"""Why a failure leaves nothing that could be saved."""
 
 
 class Restoring(Assembly):
@@ -120,6 +123,20 @@ class Restoring(Assembly):
     def _group(self) -> Group:
         """The ranks that still save together: after a failure each is alone."""
         return self.saving.group if self.saving is not None else self.strategy.group
+
+    def _left_alone(self, path: str) -> bool:
+        """Whether a rank has failed, and this one is not rank 0, which saves what it has without asking the others.
+
+        Raises:
+            SaveFailed: Each rank has a part of the state: nobody can save it.
+        """
+        if self._group.size == self.world_size:
+            return False
+        if self.strategy.spread:
+            raise SaveFailed(
+                f"was not saved: {IN_PARTS}.", checkpoint=path, rank=self.global_rank, good="What was saved stands."
+            )
+        return not self.is_global_zero
 
     def _capture(self, what: What) -> Captured:
         """The state now, as users' hooks leave it."""

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from holdfast.callbacks.model_checkpoint import ModelCheckpoint
-from holdfast.errors import ConfigError, NotFound
+from holdfast.errors import ConfigError, NotFound, RankError
 from holdfast.log import logger
 from holdfast.policy.values import Progress
 from holdfast.state import optimizers as optimizing
@@ -25,7 +25,7 @@ from holdfast.training.fit import FitLoop
 from holdfast.training.metrics import numbers
 from holdfast.training.module import LightningModule
 from holdfast.training.reduction import Reduced
-from holdfast.training.restoring import Restoring
+from holdfast.training.restoring import IN_PARTS, Restoring
 from holdfast.training.results import table
 from holdfast.training.states import TrainerFn, TrainerStatus
 
@@ -74,7 +74,11 @@ class Running(Restoring):
             logger.error("rank %s failed first: %s", *first)
         if not self.strategy.waited(error):
             return
-        notes = group.failed(_SILENCE)
+        try:
+            notes = group.failed(_SILENCE)
+        except RankError as gone:
+            logger.error("%s", gone)
+            return
         if silent := [rank for rank in range(group.size) if rank not in notes]:
             who = ", ".join(map(str, silent))
             logger.error("rank %s does not say that anything has failed there: it is dead, stuck or slow", who)
@@ -214,7 +218,7 @@ class Running(Restoring):
         if self.strategy.stepping:
             return "the error came in the middle of an optimizer's step"
         if self.strategy.spread and self.world_size > 1:
-            return "each rank holds a part of the state, and one of them has failed"
+            return IN_PARTS
         return ""
 
     def _sanity_check(self, evaluation: Evaluation) -> None:

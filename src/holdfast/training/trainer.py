@@ -350,6 +350,8 @@ class Trainer(Running):
             raise ConfigError("There is nothing to save yet.", remedy="Call fit() first.")
         if storage_options is not None and self.checkpoint_io is None:
             raise ConfigError("storage_options= are for a CheckpointIO of your own, and this Trainer has none.")
+        if self._left_alone(str(filepath)):
+            return
         from holdfast.training import finding, resume
 
         what, loop = weights_only_what if weights_only else full, self.loop
