@@ -52,14 +52,14 @@ def rows() -> DataLoader:
     return DataLoader(TensorDataset(torch.randn(16, 5, generator=torch.Generator().manual_seed(1))), batch_size=2)
 
 
-def run(strategy: str, folder: str, does: str = "trains", *, again: bool = True) -> dict[str, Any]:
-    """Fit, look at everything; then validate and fit on, if ``again`` is true."""
+def run(strategy: str, folder: str, does: str = "trains", *, again: bool = True, hosts: int = 1) -> dict[str, Any]:
+    """Fit on two ranks, on one host or on two, look at everything; then validate and fit on, if ``again`` is true."""
     seed_everything(1, verbose=False)
     saver = ModelCheckpoint(monitor="val", save_top_k=2, save_last=True)
     stopper = EarlyStopping("val", patience=5)
     trainer = Trainer(
-        accelerator="cpu", strategy=strategy, devices=2, max_epochs=2, callbacks=[saver, stopper],
-        logger=CSVLogger(folder), enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
+        accelerator="cpu", strategy=strategy, devices=2 // hosts, num_nodes=hosts, max_epochs=2,
+        callbacks=[saver, stopper], logger=CSVLogger(folder), enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
     )  # fmt: skip
     module = Small(does)
     trainer.fit(module, rows(), rows())
@@ -93,6 +93,14 @@ def spawned(strategy: str, folder: str, does: str) -> dict[str, Any]:
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_PORT"):
         os.environ.pop(name)
     return run(strategy, folder, does, again=strategy == "ddp_fork")
+
+
+def on_host(folder: str) -> dict[str, Any]:
+    """As a child of the fork server, which plays a host on which a script is started once."""
+    os.environ["NODE_RANK"] = os.environ.pop("RANK")
+    for name in ("LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        os.environ.pop(name)
+    return run("ddp", folder, again=False, hosts=2)
 
 
 if __name__ == "__main__":

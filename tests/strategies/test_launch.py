@@ -97,6 +97,19 @@ def test_forked_ranks_bring_home_what_they_have_done(ranks, tmp_path):
     assert "epoch=2-step=12.ckpt" in one.value["names"]
 
 
+def test_a_notebooks_ranks_are_forked_too(ranks, tmp_path):
+    """``strategy="ddp_notebook"``: there is no script that could be run again."""
+    (one,) = ranks.run("launched:spawned", "ddp_notebook", str(tmp_path), "trains", size=1)
+    check(one.value)
+
+
+def test_a_script_that_is_started_on_two_hosts_is_one_job(ranks, tmp_path):
+    """``num_nodes=2``: each host says which it is; both know the same in the end, and one writes."""
+    zero, one = (rank.value for rank in ranks.run("launched:on_host", str(tmp_path), size=2))
+    check(zero)
+    assert {**one, "rank": 0} == zero
+
+
 def test_spawned_ranks_bring_home_what_they_have_done(ranks, tmp_path):
     """The same of processes that begin anew."""
     (one,) = ranks.run("launched:spawned", "ddp_spawn", str(tmp_path), "trains", size=1, patience=150)
