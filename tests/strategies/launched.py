@@ -59,7 +59,8 @@ def run(strategy: str, folder: str, does: str = "trains", *, again: bool = True,
     stopper = EarlyStopping("val", patience=5)
     trainer = Trainer(
         accelerator="cpu", strategy=strategy, devices=2 // hosts, num_nodes=hosts, max_epochs=2,
-        callbacks=[saver, stopper], logger=CSVLogger(folder), enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
+        callbacks=[saver, stopper], logger=CSVLogger(folder), enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=folder,
     )  # fmt: skip
     module = Small(does)
     trainer.fit(module, rows(), rows())
