@@ -217,6 +217,15 @@ def test_sigterm_saves_after_the_batch_ends_with_143_and_goes_on(where, last, se
     assert not [left for left in names(tmp_path) if left.startswith("rescue")]
 
 
+def test_a_signal_between_two_epochs_begins_no_other(server, tmp_path):
+    """It comes as one ends: that end is on disk, written once, and no batch of the next one is trained on."""
+    with server.start("saving_child:main", str(tmp_path), "epoch's end", int(signal.SIGTERM), False) as child:
+        assert child.wait() == 143
+    assert names(tmp_path) == ["epoch=0-step=4.ckpt"]
+    trainer = fit(tmp_path, ModelCheckpoint(tmp_path), ckpt_path="last", shuffle=True)
+    assert trainer.lightning_module.seen == [(1, batch) for batch in range(4)]
+
+
 def test_a_second_signal_ends_a_fit_at_once(server, tmp_path):
     """Within a step that never ends: nothing is saved for it, and what was durable is gone on from."""
     with server.start("saving_child:main", str(tmp_path), "twice", int(signal.SIGTERM), False) as child:
