@@ -107,3 +107,12 @@ def test_an_argument_that_never_was_is_an_error(tmp_path):
     """Old names are a closed list."""
     with pytest.raises(TypeError, match="checkpoint_calback"):
         make_trainer(tmp_path, checkpoint_calback=False)
+
+
+def test_an_argument_that_is_no_more_is_an_error_that_says_what_to_use(tmp_path):
+    """All of them at once."""
+    with pytest.raises(TypeError) as caught:
+        L.Trainer(default_root_dir=tmp_path, gpus=1, weights_summary=None)
+    assert str(caught.value) == (
+        "Trainer takes no gpus= (now: accelerator='gpu', devices=), no weights_summary= (now: enable_model_summary=)."
+    )

@@ -21,6 +21,10 @@ class LightningDeprecationWarning(DeprecationWarning):
     """What ``rank_zero_deprecation`` warns with."""
 
 
+class PossibleUserWarning(UserWarning):
+    """What programs silence by this name; Holdfast itself warns by its logger."""
+
+
 class _RankZeroOnly:
     """Makes a function do nothing on all ranks but the first."""
 

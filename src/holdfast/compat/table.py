@@ -171,6 +171,7 @@ MODULES: dict[str, Names] = {
         ),
         "holdfast.state.optimizers": ("LRSchedulerConfig=SchedulerConfig",),
     },
+    "lightning.pytorch.utilities.warnings": {"holdfast.compat.rank_zero": ("PossibleUserWarning",)},
     # What programs use of Fabric's utilities, and nothing else of Fabric
     "lightning.fabric": {"holdfast": ("seed_everything",)},
     "lightning.fabric.plugins": {"holdfast.training.checkpoint_io": ("CheckpointIO", "TorchCheckpointIO")},
@@ -192,4 +193,5 @@ MODULES: dict[str, Names] = {
         "holdfast.compat.seeding": ("pl_worker_init_function", "reset_seed"),
     },
     "lightning.fabric.utilities.types": _PATHS,
+    "lightning.fabric.utilities.warnings": {"holdfast.compat.rank_zero": ("PossibleUserWarning",)},
 }  # fmt: skip

@@ -16,6 +16,26 @@ from holdfast.errors import ConfigError
 P = ParamSpec("P")
 
 _STRATEGIES = ("ddp", "ddp_spawn")
+_GONE = {
+    "amp_backend": "leave it out: it is torch's own",
+    "auto_lr_find": "try values in fits of your own",
+    "auto_scale_batch_size": "try values in fits of your own",
+    "auto_select_gpus": "devices=",
+    "distributed_backend": "strategy=",
+    "flush_logs_every_n_steps": "the logger's own argument",
+    "gpus": "accelerator='gpu', devices=",
+    "max_nb_epochs": "max_epochs=",
+    "multiple_trainloader_mode": "CombinedLoader(loaders, mode)",
+    "num_processes": "accelerator='cpu', devices=",
+    "progress_bar_refresh_rate": "enable_progress_bar=, or TQDMProgressBar(refresh_rate=...)",
+    "reload_dataloaders_every_epoch": "reload_dataloaders_every_n_epochs=1",
+    "replace_sampler_ddp": "use_distributed_sampler=",
+    "stochastic_weight_avg": "callbacks=[StochasticWeightAveraging(...)]",
+    "terminate_on_nan": "EarlyStopping(check_finite=True)",
+    "track_grad_norm": "log grad_norm(...) in on_before_optimizer_step",
+    "weights_summary": "enable_model_summary=",
+}
+"""Arguments of older trainers that are not taken any more, and what there is instead."""
 
 
 def accepted(init: Callable[P, None]) -> Callable[P, None]:
@@ -25,11 +45,14 @@ def accepted(init: Callable[P, None]) -> Callable[P, None]:
 
     Raises:
         ConfigError: An argument was given under both names.
+        TypeError: One is not taken any more.
     """
 
     @wraps(init)
     def made(*args: P.args, **kwargs: P.kwargs) -> None:
         given = cast("dict[str, Any]", kwargs)
+        if gone := [f"{name}= (now: {_GONE[name]})" for name in given if name in _GONE]:
+            raise TypeError(f"Trainer takes no {', no '.join(gone)}.")
         resume, place = _places(given)
         if "checkpoint_callback" in given:
             _checkpointing(given)
