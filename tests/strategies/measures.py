@@ -124,6 +124,25 @@ def within_a_step(strategy: str, folder: str, size: int) -> list[Any]:
     return ended
 
 
+class Watched(Flat):
+    """Notes its gradients after each backward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gradients: list[float] = []
+
+    def on_after_backward(self):
+        self.gradients.append(float(self.net[0].weight.grad.sum()))
+
+
+def accumulated(size: int) -> list[float]:
+    """The gradients of this rank after each of six batches, two of which make a step."""
+    seed_everything(5, verbose=False)
+    module = Watched()
+    trainer("ddp", size, accumulate_grad_batches=2).fit(module, loader(size))
+    return module.gradients
+
+
 def refused(size: int) -> str:
     """What is said of batch norm over all ranks without GPUs."""
     try:

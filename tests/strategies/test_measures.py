@@ -122,6 +122,12 @@ def test_a_checkpoint_between_the_batches_of_a_step_holds_their_gradients(ranks,
             assert whole == went_on
 
 
+def test_gradients_stay_on_their_rank_until_the_last_batch_of_a_step(ranks):
+    """Ddp sends them once a step, and not once a batch."""
+    zero, one = (rank.value for rank in ranks.run("measures:accumulated", 2, size=2))
+    assert [a == b for a, b in zip(zero, one, strict=True)] == [False, True] * 3
+
+
 def test_batch_norm_over_all_ranks_needs_gpus(ranks):
     """It is refused before anything is trained."""
     for rank in ranks.run("measures:refused", 2, size=2):
