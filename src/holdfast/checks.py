@@ -45,7 +45,8 @@ def arguments(
     for name, choices in (("on_save_error", ("warn", "raise")), ("when_busy", ("wait", "skip"))):
         if options[name] not in choices:
             problems.append(f"{name}= is {' or '.join(map(repr, choices))}, not {options[name]!r}")
-    if type(options["memory"]) is not int or options["memory"] < 1:
+    memory = options["memory"]
+    if memory is not None and (type(memory) is not int or memory < 1):
         problems.append(f"memory= is a number of bytes, not {options['memory']!r}")
     if problems:
         raise ConfigError(f"Checkpointer: {'; '.join(problems)}.")

@@ -16,6 +16,7 @@ TRIALS = {
     "stall.py": (["--megabytes=3", "--rounds=1", "--batch=4", OWN], "Holdfast loop", "arms"),
     "write_read.py": (["--mebibytes=2", "--rounds=1", "--again=0"], "safetensors, fsync", "save"),
     "step_cost.py": (["--rounds=1", "--steps=5", "--lightning="], "a step; above it", "milliseconds"),
+    "gpu.py": (["--device=cpu", "--parameters=1e4", "--saves=1", "--memory=1", "--every=2"], "waits", "saves"),
     "import_time.py": (["--rounds=1"], "own modules", "own"),
     "listing.py": (["--checkpoints=3", "--tensors=2", "--repeat=1"], "scan, ledger lost", "seconds"),
 }

@@ -11,6 +11,7 @@ from torch import nn
 from holdfast import Checkpointer, best, every, last, weights_only
 from holdfast.catalog.folder import Folder
 from holdfast.engine import statetree
+from holdfast.engine.device import Beside
 from holdfast.engine.health import not_finite
 from holdfast.store import MemoryStore
 
@@ -20,7 +21,7 @@ BAD = (float("nan"), float("inf"), float("-inf"))
 
 def found(tensor):
     """What is found in a state of this one tensor."""
-    return not_finite(statetree.take_apart({"w": tensor}), {"w"})
+    return not_finite(statetree.take_apart({"w": tensor}), {"w"}, Beside(()))
 
 
 @pytest.mark.parametrize("kind", FLOATS, ids=str)
@@ -62,7 +63,7 @@ def test_only_named_tensors_are_looked_at_and_tied_ones_are_all_named():
     """What shares its memory shares its fate."""
     bad = torch.full((4,), float("nan"))
     tree = statetree.take_apart({"a": bad, "b": bad, "c": bad.clone()})
-    assert not_finite(tree, {"a", "b"}) == ("a", "b")
+    assert not_finite(tree, {"a", "b"}, Beside(())) == ("a", "b")
 
 
 class Run:

@@ -15,6 +15,7 @@ from holdfast.catalog import layout
 from holdfast.catalog.checksums import crc32
 from holdfast.catalog.manifest import MAX_BYTES, EntryInfo, Manifest, TensorInfo
 from holdfast.engine import pickling
+from holdfast.engine.device import There
 from holdfast.engine.snapshot import Snapshot
 from holdfast.engine.stream import Stream
 from holdfast.errors import ConfigError
@@ -22,6 +23,8 @@ from holdfast.store import Sink
 
 MEMORY = 64 * 2**20
 """Bytes of buffers that a write takes at most, unless it is told otherwise."""
+OF_A_GPU = 4 * 2**30
+"""The same where a GPU lends the state: it gives much more in a second than a disk takes, and would wait for it."""
 
 
 class Afar(Protocol):
@@ -76,7 +79,9 @@ def lay_out(snapshot: Snapshot, manifest: Manifest) -> Archive:
         layout.PICKLE_ENTRY: pickling.dumps(tree.root, lambda key: tree.storages[key].nbytes()),
         **layout.FIXED,
     }
-    contents.update({f"{layout.PREFIX}data/{key}": storage for key, storage in tree.storages.items()})
+    for key, storage in tree.storages.items():
+        there = storage.device.type == "cuda"
+        contents[f"{layout.PREFIX}data/{key}"] = There(storage, snapshot.beside) if there else storage
     if snapshot.opaque:
         contents[layout.OPAQUE_ENTRY] = pickle.dumps(dict(snapshot.opaque), protocol=4)
     sizes = [(name, _length(content)) for name, content in contents.items()]
@@ -98,14 +103,16 @@ def lay_out(snapshot: Snapshot, manifest: Manifest) -> Archive:
     return Archive(whole, contents, final)
 
 
-def write(archive: Archive, sink: Sink, *, memory: int = MEMORY, read: Callable[[], None] = lambda: None) -> Manifest:
+def write(
+    archive: Archive, sink: Sink, *, memory: int | None = None, read: Callable[[], None] = lambda: None
+) -> Manifest:
     """Write all bytes, on a few threads; the checksums are taken on the way and filled in at the end.
 
     Args:
         archive: What to write.
         sink: Where to.
-        memory: Bytes of memory that the threads may take for buffers, whatever the length of the file. Reading is
-            ahead of the disk by so much.
+        memory: Bytes of memory that the threads may take for buffers, whatever the length of the file; ``MEMORY`` or
+            ``OF_A_GPU`` by default. Reading is ahead of the disk by so much.
         read: Called once, on some thread, when the contents have been read for the last time.
 
     Returns:
@@ -116,6 +123,8 @@ def write(archive: Archive, sink: Sink, *, memory: int = MEMORY, read: Callable[
     """
     *slots, last = archive.layout.slots
     contents = [_readable(archive.contents[slot.name]) for slot in slots]
+    if memory is None:
+        memory = OF_A_GPU if any(isinstance(content, There) for content in contents) else MEMORY
     crcs = Stream(slots, contents, sink, memory=memory).write(read)
     entries = [entry._replace(crc=crc) for entry, crc in zip(archive.manifest.entries, crcs, strict=True)]
     manifest = replace(archive.manifest, entries=tuple(entries))

@@ -13,7 +13,6 @@ from holdfast.catalog import publish as publishing
 from holdfast.catalog import records, resolve
 from holdfast.catalog.folder import Folder, Listing
 from holdfast.catalog.runs import Run
-from holdfast.engine import archive
 from holdfast.engine.commit import commit, withdraw, words
 from holdfast.engine.expected import expected
 from holdfast.engine.fence import Moved
@@ -50,7 +49,7 @@ class Engine:
         when_busy: What a trigger does that finds a save under way: ``"wait"`` for it, or ``"skip"`` this one.
             Requests and the end of the fit always wait.
         commit_timeout: Seconds that ranks wait for each other's part of a save.
-        memory: Bytes of buffers that a save may take.
+        memory: Bytes of buffers that a save may take; see ``archive.write``.
         report: Takes one line for each save.
         saved: Takes the checkpoints of a save that is durable, on the thread that settles it.
 
@@ -70,7 +69,7 @@ class Engine:
         on_error: Literal["warn", "raise"] = "warn",
         when_busy: Literal["wait", "skip"] = "wait",
         commit_timeout: float = 600.0,
-        memory: int = archive.MEMORY,
+        memory: int | None = None,
         report: Callable[[str], None] = lambda line: None,
         saved: Callable[[Sequence[Record]], None] = lambda records: None,
     ) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Collection
 import numpy as np
 import torch
 
+from holdfast.engine.device import Beside
 from holdfast.engine.statetree import Tree
 
 # By data type: integers of its width, and the exponent's bits, which are all set in NaN and infinity alone.
@@ -22,12 +23,13 @@ _BLOCK = 2**18
 """Numbers looked at together: few enough to stay in the processor's cache, many enough to let go of the interpreter."""
 
 
-def not_finite(tree: Tree, names: Collection[str]) -> tuple[str, ...]:
+def not_finite(tree: Tree, names: Collection[str], beside: Beside) -> tuple[str, ...]:
     """Which of the tensors named hold NaN or infinity. Integers and 8-bit floats are passed over.
 
     Args:
-        tree: The state, its storages in host memory.
+        tree: The state.
         names: Dotted names of the tensors to look at.
+        beside: Looks at those that a GPU lends.
     """
     looked: dict[tuple[object, ...], bool] = {}
     found = []
@@ -36,14 +38,15 @@ def not_finite(tree: Tree, names: Collection[str]) -> tuple[str, ...]:
             continue
         view = (ref.storage, ref.dtype, ref.offset, ref.shape, ref.stride)
         if view not in looked:
-            looked[view] = is_finite(ref.over(tree.storages[ref.storage]).detach())
+            tensor = ref.over(tree.storages[ref.storage]).detach()
+            looked[view] = beside.is_finite(tensor) if tensor.device.type == "cuda" else is_finite(tensor)
         if not looked[view]:
             found.append(ref.path)
     return tuple(dict.fromkeys(found))
 
 
 def is_finite(tensor: torch.Tensor) -> bool:
-    """Whether no element is NaN or infinite; of integers and 8-bit floats that is not asked."""
+    """Whether no element in host memory is NaN or infinite; of integers and 8-bit floats that is not asked."""
     if tensor.dtype not in _BITS:
         return True
     width, exponent = _BITS[tensor.dtype]

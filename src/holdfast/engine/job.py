@@ -88,7 +88,7 @@ class Work(Protocol):
         """What the checkpoint is; known on rank 0."""
         ...
 
-    def write(self, store: Store, name: str, sinks: list[Any], *, memory: int) -> Any:
+    def write(self, store: Store, name: str, sinks: list[Any], *, memory: int | None) -> Any:
         """Write this rank's part, on the writer's thread; returns, plain, what rank 0 has to know of it."""
         ...
 
@@ -119,14 +119,14 @@ class Job:
         self.bytes = 0
         self.begun = time.perf_counter()
 
-    def write(self, store: Store, name: str, sinks: list[Sink], *, memory: int = archive.MEMORY) -> None:
+    def write(self, store: Store, name: str, sinks: list[Sink], *, memory: int | None = None) -> None:
         """Lay out, write and sync; the sink, which is to be published or discarded later, is added to ``sinks``.
 
         Args:
             store: Where to.
             name: What the file is to be called.
             sinks: Those of this save.
-            memory: Bytes of buffers that it may take.
+            memory: Bytes of buffers that it may take; see ``archive.write``.
 
         Raises:
             StoreError: A write failed.
@@ -138,9 +138,9 @@ class Job:
             self.release()
             raise
 
-    def _write(self, store: Store, name: str, sinks: list[Sink], memory: int) -> None:
+    def _write(self, store: Store, name: str, sinks: list[Sink], memory: int | None) -> None:
         assert self._taken is not None, "a job is written once"
-        self.not_finite = health.not_finite(self._taken.tree, self._weights)
+        self.not_finite = health.not_finite(self._taken.tree, self._weights, self._taken.beside)
         self.manifest = replace(self.manifest, healthy=not self.not_finite)
         laid_out = archive.lay_out(self._taken, self.manifest)
         self.bytes = laid_out.bytes

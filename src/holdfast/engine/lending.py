@@ -74,7 +74,8 @@ def _stands_still(tensor: torch.Tensor) -> bool:
     """Whether a tensor is large, and alone in a memory of this process that keeps count of its changes."""
     if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.layout is not torch.strided:
         return False
-    if tensor.device.type != "cpu" or tensor.nbytes < LEAST or tensor.is_inference():
+    if tensor.device.type not in ("cpu", "cuda") or tensor.nbytes < LEAST or tensor.is_inference():
         return False
     storage = tensor.untyped_storage()
-    return storage.nbytes() == tensor.nbytes and not storage.is_shared()
+    # Memory of a GPU is always said to be shared, for it can be.
+    return storage.nbytes() == tensor.nbytes and (tensor.device.type == "cuda" or not storage.is_shared())

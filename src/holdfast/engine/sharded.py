@@ -18,7 +18,7 @@ from holdfast.catalog.directories import Draft
 from holdfast.catalog.manifest import EntryInfo, Manifest, RunRef
 from holdfast.catalog.sharded import INDEX, STATE, STOCK, Chunk, FileInfo, Index, Sharded
 from holdfast.catalog.verify import read_entries
-from holdfast.engine import archive, health, job, stock
+from holdfast.engine import health, job, stock
 from holdfast.engine.fence import Window
 from holdfast.engine.job import Captured, Job
 from holdfast.engine.lending import Lent
@@ -70,7 +70,7 @@ class ShardedJob:
         assert self._job is not None, "rank 0 has the manifest"
         return self._job.manifest
 
-    def write(self, store: Store, name: str, sinks: list[Any], *, memory: int = archive.MEMORY) -> dict[str, Any]:
+    def write(self, store: Store, name: str, sinks: list[Any], *, memory: int | None = None) -> dict[str, Any]:
         """Write and sync this rank's files; the folder, to be published or discarded later, is added to ``sinks``.
 
         Returns:
@@ -89,7 +89,7 @@ class ShardedJob:
             self.release()
             raise
 
-    def _write(self, store: FolderStore, name: str, sinks: list[Any], memory: int) -> dict[str, Any]:
+    def _write(self, store: FolderStore, name: str, sinks: list[Any], memory: int | None) -> dict[str, Any]:
         self._draft = draft = Draft(store, temporary_name(f"{name}~{self._ordinal}", self._owner), self._owner)
         sinks.append(draft)
         sick = [p.name for p in self._pieces if p.data is not None and p.name in self._weights]
@@ -218,7 +218,7 @@ class _Lender:
 
     def __call__(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
         owner = self._owners.get(tensor.untyped_storage()._cdata)
-        if owner is None or name in self._but or not tensor.is_contiguous():
+        if owner is None or name in self._but or not tensor.is_contiguous() or tensor.device.type != "cpu":
             return copy(name, tensor)
         self.lent[name] = owner
         return tensor

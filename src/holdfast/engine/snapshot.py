@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from holdfast.engine.device import Beside
 from holdfast.engine.fence import Window
 from holdfast.engine.lending import Lent
 from holdfast.engine.statetree import Tree
@@ -22,16 +23,18 @@ class Snapshot:
     """A tree, its storages in host memory, and its opaque values pickled.
 
     Args:
-        tree: The state taken apart; its storages are copies, and those of the state where they are lent.
+        tree: The state taken apart; its storages are copies in host memory, and those of the state where they are lent.
         opaque: Dotted path to the pickle of each value that is neither plain nor a tensor.
         lost: Dotted paths of such values that cannot be pickled.
         window: Open while what is lent is read; whoever reads closes it. None where nothing is lent.
+        beside: Reads the storages that are lent by GPUs.
     """
 
     tree: Tree
     opaque: Mapping[str, bytes] = field(default_factory=dict)
     lost: tuple[str, ...] = ()
     window: Window | None = None
+    beside: Beside = field(default_factory=lambda: Beside(()))
 
     @property
     def bytes(self) -> int:
@@ -69,7 +72,8 @@ def take(
         except Exception:  # a user's __reduce__ may raise anything, and a save never fails for such a value
             lost.append(path)
     copied = Tree(tree.root, storages, tree.tensors, {}, tree.types)
-    return Snapshot(copied, pickled, tuple(lost), Window(borrowed, patience) if borrowed else None)
+    window = Window(borrowed, patience) if borrowed else None
+    return Snapshot(copied, pickled, tuple(lost), window, Beside(one.tensor.device for one in borrowed.values()))
 
 
 def _host_copy(storage: torch.UntypedStorage) -> torch.UntypedStorage:
