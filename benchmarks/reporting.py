@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+import import_time
 import stall
 import step_cost
 from measuring import SPREAD, told
@@ -69,6 +70,8 @@ def report(results: dict[str, Any]) -> dict[str, Table]:
         tables["aliases"] = alias_table(results["aliases"])
     if "step_cost" in results:
         tables["step"] = step_table(results["step_cost"])
+    if "import_time" in results:
+        tables["import"] = import_table(results["import_time"])
     return tables
 
 
@@ -95,6 +98,8 @@ def goals(results: dict[str, Any]) -> Iterator[Goal]:
         yield from alias_goals(results["aliases"])
     if "step_cost" in results:
         yield from step_goals(results["step_cost"])
+    if "import_time" in results:
+        yield from import_goals(results["import_time"])
 
 
 def goal(
@@ -223,6 +228,21 @@ def step_table(figures: dict[str, Any]) -> Table:
         ["setting", *(name.capitalize() for name in above), "ratio"],
         rows,
     )
+
+
+def import_goals(figures: dict[str, list[float]]) -> Iterator[Goal]:
+    """What importing the trainer costs."""
+    own, bare, both = (median(figures[what]) for what in ("own", import_time.TORCH, import_time.TRAINER))
+    settings = f"{len(figures['own'])} rounds; {both:.2f} s beside {bare:.2f} s"
+    yield goal("importing the trainer, own modules", own, 150, floor="0", settings=settings, unit=" ms")
+    yield goal("importing the trainer, times import torch", both / bare, 1.15, floor="1", settings=settings)
+
+
+def import_table(figures: dict[str, list[float]]) -> Table:
+    """Three series."""
+    rows = [["own modules, ms", told(figures["own"], digits=0).removesuffix(" *")]]
+    rows += [[f"`{what}`, s", told(figures[what], digits=2)] for what in (import_time.TORCH, import_time.TRAINER)]
+    return Table(f"Medians of {len(figures['own'])} (lowest to highest):", ["", ""], rows)
 
 
 def stall_table(figures: dict[str, Any]) -> Table:

@@ -15,12 +15,8 @@ from holdfast.callbacks.early_stopping import EarlyStopping
 from holdfast.callbacks.model_checkpoint import ModelCheckpoint
 from holdfast.errors import ConfigError
 from holdfast.state.signals import Signals
-from holdfast.training.agreement import Agreement
-from holdfast.training.data import Batches, Transfer, in_sequence, limited, loaders_of, several
 from holdfast.training.defaults import checked_callbacks, default_folder, savers_last, version_of
-from holdfast.training.evaluate import Evaluation, Stage
 from holdfast.training.facts import Facts
-from holdfast.training.fit import FitLoop
 from holdfast.training.hooks import Hooks, overrides
 from holdfast.training.metrics import MetricLog, SilentLog, numbers
 from holdfast.training.module import LightningModule
@@ -31,7 +27,11 @@ if TYPE_CHECKING:
     from holdfast.policy.what import What
     from holdfast.profilers.base import Profiler
     from holdfast.strategies.base import TrainingStrategy
+    from holdfast.training.agreement import Agreement
     from holdfast.training.checkpoint_io import CheckpointIO
+    from holdfast.training.data import Batches, Transfer
+    from holdfast.training.evaluate import Evaluation, Stage
+    from holdfast.training.fit import FitLoop
     from holdfast.training.saving import Saving
     from holdfast.training.trainer import Trainer
 
@@ -137,9 +137,13 @@ class Assembly(Facts):
         return torch.autograd.set_detect_anomaly(True) if self.config.detect_anomaly else nullcontext()
 
     def _loaders(self, kind: str, given: Any) -> Any:
+        from holdfast.training.data import loaders_of
+
         return loaders_of(kind, given, self._datamodule, self.lightning_module, LightningModule)
 
     def _training_batches(self, given: Any) -> Batches:
+        from holdfast.training.data import in_sequence, limited
+
         loader = self._loaders("train", given)
         if loader is None:
             raise ConfigError("There is nothing to train on: the datamodule has no train_dataloader.")
@@ -167,6 +171,8 @@ class Assembly(Facts):
         return reload
 
     def _evaluation_batches(self, kind: str, given: Any) -> list[Batches]:
+        from holdfast.training.data import in_sequence, limited, several
+
         loaders = several(self._loaders(kind, given))
         if self.config.overfit_batches and kind == "val":
             loaders = [in_sequence(one) for one in loaders]
@@ -179,9 +185,13 @@ class Assembly(Facts):
         return self.strategy.sampled(loader, training=training) if self._samples else loader
 
     def _transfer(self) -> Transfer:
+        from holdfast.training.data import Transfer
+
         return Transfer(self.lightning_module, self._datamodule, self.strategy, LightningModule)
 
     def _evaluation(self, stage: Stage, given: Any) -> Evaluation | None:
+        from holdfast.training.evaluate import Evaluation
+
         if stage != "predict" and not overrides(self.lightning_module, f"{stage}_step", LightningModule):
             return None
         loaders = self._evaluation_batches(LOADERS[stage], given)
@@ -201,6 +211,8 @@ class Assembly(Facts):
         )
 
     def _loop(self, batches: Batches, evaluation: Evaluation | None, agreement: Agreement) -> FitLoop:
+        from holdfast.training.fit import FitLoop
+
         late = [c for c in self.callbacks if isinstance(c, (ModelCheckpoint, EarlyStopping))]
         early = [c for c in self.callbacks if c not in late]
         name = "on_train_epoch_end"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from holdfast.errors import ConfigError
-from holdfast.training.data import Batches
 from holdfast.training.limits import FitLimits
+
+if TYPE_CHECKING:
+    from holdfast.training.data import Batches
 
 NEVER = 2**62
 _SHARES = ("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches",

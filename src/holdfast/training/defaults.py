@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from holdfast.callbacks.callback import Callback
 from holdfast.callbacks.model_checkpoint import ModelCheckpoint
 from holdfast.errors import ConfigError
-from holdfast.training.evaluate import Evaluation
+
+if TYPE_CHECKING:
+    from holdfast.training.evaluate import Evaluation
 
 
 def sizes_of(evaluation: Evaluation) -> list[float]:

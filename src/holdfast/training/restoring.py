@@ -11,16 +11,15 @@ from holdfast.errors import Incompatible, SaveFailed
 from holdfast.log import logger
 from holdfast.policy.values import Record
 from holdfast.policy.what import What
-from holdfast.training import resume_report
 from holdfast.training.assembly import Assembly
-from holdfast.training.checkpoint import Parts, captured, check, dump, restore, targets
-from holdfast.training.fit import FitLoop
 from holdfast.training.states import TrainerFn
 
 if TYPE_CHECKING:
     from holdfast.engine.group import Group
     from holdfast.engine.job import Captured
     from holdfast.training import home, resume
+    from holdfast.training.checkpoint import Parts
+    from holdfast.training.fit import FitLoop
 
 IN_PARTS = "each rank holds a part of the state, and one of them has failed"
 """Why a failure leaves nothing that could be saved."""
@@ -77,6 +76,7 @@ class Restoring(Assembly):
     ) -> resume.Opened | None:
         """The checkpoint that is meant, read whole; None for a fresh start."""
         from holdfast.training import finding, resume
+        from holdfast.training.checkpoint import targets
 
         return finding.find(
             ckpt_path, near=near, callback=self.checkpoint_callback, holds=holds,
@@ -103,6 +103,8 @@ class Restoring(Assembly):
         return path
 
     def _parts(self) -> Parts:
+        from holdfast.training.checkpoint import Parts
+
         loop = self._running()
         return Parts(
             self.lightning_module,
@@ -140,6 +142,8 @@ class Restoring(Assembly):
 
     def _capture(self, what: What) -> Captured:
         """The state now, as users' hooks leave it."""
+        from holdfast.training.checkpoint import captured, dump
+
         parts = self._parts()
         made = dump(parts, what)
         divided = self.strategy.divides and self.checkpoint_io is None  # a user's own way writes one file
@@ -177,7 +181,8 @@ class Restoring(Assembly):
             raise
 
     def _restored(self, opened: resume.Opened, loop: FitLoop) -> resume.Resumed:
-        from holdfast.training import resume
+        from holdfast.training import resume, resume_report
+        from holdfast.training.checkpoint import check, restore
 
         self.hooks.call("on_load_checkpoint", opened.state)
         resume.take_own_names(opened, self.lightning_module)

@@ -10,18 +10,12 @@ from holdfast.callbacks.model_checkpoint import ModelCheckpoint
 from holdfast.errors import ConfigError, NotFound, RankError
 from holdfast.log import logger
 from holdfast.policy.values import Progress
-from holdfast.state import optimizers as optimizing
-from holdfast.state import random
 from holdfast.state.signals import Signals
-from holdfast.training import resume_report
-from holdfast.training.agreement import Agreement
 from holdfast.training.asked import check_optimizers
 from holdfast.training.assembly import LOADERS
 from holdfast.training.datamodule import LightningDataModule
 from holdfast.training.defaults import version_of
-from holdfast.training.evaluate import Evaluation, Stage
 from holdfast.training.facts import Brought
-from holdfast.training.fit import FitLoop
 from holdfast.training.metrics import numbers
 from holdfast.training.module import LightningModule
 from holdfast.training.reduction import Reduced
@@ -31,6 +25,8 @@ from holdfast.training.states import TrainerFn, TrainerStatus
 
 if TYPE_CHECKING:
     from holdfast.training import resume
+    from holdfast.training.evaluate import Evaluation, Stage
+    from holdfast.training.fit import FitLoop
     from holdfast.training.saving import Saving
 
 
@@ -129,6 +125,10 @@ class Running(Restoring):
         ckpt_path: Any,
         weights_only: bool | None,
     ) -> None:
+        from holdfast.state import optimizers as optimizing
+        from holdfast.training import resume_report
+        from holdfast.training.agreement import Agreement
+
         before = self._before()
         self._attach(model, datamodule)
         own = self._own_of_job(ckpt_path) if before is None else None
@@ -225,6 +225,8 @@ class Running(Restoring):
         steps = self.config.sanity_steps
         if steps == 0:
             return
+        from holdfast.state import random
+
         loop, self.sanity_checking = self._running(), True
         before = loop.random = random.capture()  # what goes on from here without this check is the same run
         try:
