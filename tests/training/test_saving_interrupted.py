@@ -39,7 +39,7 @@ def raising(where, at=5):
     return stumble
 
 
-CRASHES = {"training_step": 5, "validation": 4, "sanity": 0}
+CRASHES = {"training_step": 5, "validation": 4}
 
 
 @pytest.mark.parametrize("where", CRASHES)
@@ -56,6 +56,30 @@ def test_a_crash_leaves_one_rescue_that_last_finds_and_a_clean_end_removes(where
     assert not [name for name in names(tmp_path) if name.startswith("rescue")]
 
 
+@pytest.mark.parametrize("where", ["first step", "sanity", "on_train_start"])
+def test_a_crash_before_the_first_step_leaves_no_rescue(where, tmp_path):
+    """Nothing was trained, so nothing is lost: of a fit from the start, and of one that goes on from elsewhere."""
+
+    class Bad(L.Callback):
+        def on_train_start(self, trainer, pl_module):
+            if where == "on_train_start":
+                raise Trouble(where)
+
+    def crash(folder, at, **options):
+        stumble = raising("sanity" if where == "sanity" else "training_step", at)
+        saver = ModelCheckpoint(folder, save_on_exception=where == "first step")
+        with pytest.raises(Trouble):
+            fit(folder, Bad(), saver, net=Net(stumble=stumble), num_sanity_val_steps=1, **options)
+
+    crash(tmp_path / "new", at=0)
+    assert names(tmp_path / "new") == []
+    fit(tmp_path / "before", ModelCheckpoint(tmp_path / "before"))
+    if where != "sanity":  # there is none where a run goes on
+        crash(tmp_path / "on", at=8, ckpt_path=tmp_path / "before/epoch=1-step=8.ckpt", max_epochs=3)
+        assert names(tmp_path / "on") == []
+        assert names(tmp_path / "before") == ["epoch=1-step=8.ckpt"]
+
+
 def test_last_is_found_where_nobody_placed_the_checkpoints(tmp_path):
     """With the default logger each fit has a folder of its own: the newest run among them is gone on with."""
     data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.randn(16, 4)), batch_size=4)
@@ -68,19 +92,25 @@ def test_last_is_found_where_nobody_placed_the_checkpoints(tmp_path):
     assert {p.name for p in (tmp_path / "lightning_logs").iterdir()} == {"version_0", "version_1"}
 
 
-@pytest.mark.parametrize("where", ["validation", "sanity"])
-def test_a_run_that_crashed_in_a_validation_goes_on_as_if_it_had_not(where, tmp_path):
+def stopping(hook, module):
+    """SIGTERM in the sanity check."""
+    if module.trainer.sanity_checking:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("stumble", [raising("validation"), stopping], ids=["validation", "sanity"])
+def test_a_run_that_ended_in_a_validation_goes_on_as_if_it_had_not(stumble, tmp_path):
     """The validation is run whole, from the random state that was before it; nothing is lost or doubled."""
     whole = fit(tmp_path / "a", shuffle=True, num_sanity_val_steps=1)
-    with pytest.raises(Trouble):
-        fit(tmp_path / "b", make=lambda: Net(stumble=raising(where)), shuffle=True, num_sanity_val_steps=1)
+    with pytest.raises((Trouble, SystemExit)):
+        fit(tmp_path / "b", make=lambda: Net(stumble=stumble), shuffle=True, num_sanity_val_steps=1)
     resumed = fit(tmp_path / "b", shuffle=True, num_sanity_val_steps=1, ckpt_path="last", seed=77)
     wanted = whole.lightning_module.state_dict()
     found = resumed.lightning_module.state_dict()
     assert {name: torch.equal(wanted[name], found[name]) for name in wanted} == dict.fromkeys(found, True)
 
 
-HOOKS = ("on_train_batch_end", "on_train_epoch_end", "on_validation_end", "on_train_start", "on_train_batch_start")
+HOOKS = ("on_train_batch_end", "on_train_epoch_end", "on_validation_end", "on_train_batch_start")
 
 
 @pytest.mark.parametrize("hook", HOOKS)
@@ -91,7 +121,7 @@ def test_an_error_in_a_callback_leaves_the_state_too(hook, tmp_path):
         pass
 
     def trouble(self, trainer, *rest):
-        if hook == "on_train_start" or trainer.global_step >= 3:
+        if trainer.global_step >= 3:
             raise Trouble(hook)
 
     setattr(Bad, hook, trouble)

@@ -223,7 +223,7 @@ class Saving:
             self._stop(pending)
 
     def rescue(self, error: BaseException, *, lost: str, at_boundary: bool) -> None:
-        """After an error: leave the state, if it is one; never hide the error behind one of our own.
+        """After an error: leave the state, if it is one and new; never hide the error behind one of our own.
 
         Args:
             error: What happened.
@@ -239,6 +239,7 @@ class Saving:
             return  # of many ranks, 0 leaves it
         if lost:
             logger.error("no rescue checkpoint: %s", lost)
+        if lost or self._progress().batches == self._began.batches:  # nothing was done: what it began with is there
             return
         where = "" if at_boundary else ", not at a step's end"
         try:
