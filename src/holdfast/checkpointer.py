@@ -183,7 +183,6 @@ class Checkpointer(Reading):
             self.progress = loaded.manifest.progress
             self._metrics = dict(loaded.manifest.metrics)
             tallies = loaded.manifest.tallies
-            self._say_restored(loaded)
         else:
             logger.info("a fresh start in %s", self._folder.store.root)
         self._began = self.progress

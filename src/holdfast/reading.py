@@ -13,7 +13,6 @@ from holdfast import sources
 from holdfast.catalog.folder import Folder
 from holdfast.engine.engine import Engine
 from holdfast.errors import ConfigError
-from holdfast.log import logger
 from holdfast.policy.which import Which
 from holdfast.sources import Loaded
 from holdfast.state.fingerprint import KEY
@@ -96,20 +95,6 @@ class Reading:
         if source == "auto":
             return sources.newest(self._folder, parts=parts, optional=optional, mapped=modules)
         return sources.read(self._folder, source, self._which, parts=parts, optional=optional, mapped=modules)
-
-    def _say_restored(self, loaded: Loaded) -> None:
-        restored = ", ".join(n for n in loaded.parts if n not in OWN)
-        left = [n for n in loaded.manifest.parts if n not in loaded.parts]
-        rest = f"; not asked for: {', '.join(left)}" if left else ""
-        p = loaded.manifest.progress
-        logger.info(
-            "resumed '%s' at step %s (epoch %s): %s and random state%s",
-            loaded.path,
-            f"{p.steps:,}",
-            p.epoch,
-            restored,
-            rest,
-        )
 
     def _path(self, name: str) -> Path | str:
         root = self._folder.store.root

@@ -203,7 +203,14 @@ def test_the_reason_names_the_triggers_and_the_ranks_once_each() -> None:
     """The log line says why, without repeating itself, and without the alias that goes along."""
     policies = [rules(best(3, "loss") | last(2)), Policy("more", every(steps=1), last(2)), newest(never())]
     (save,) = Training(policies).save(10, loss=0.5).saves
-    assert save.reason == "every step; 1st of 3 best by loss (min): 0.5; last 2; last 2"
+    assert save.reason == "every step; 1st of 3 best by loss (min): 0.5; last 2"
+
+
+def test_an_alias_that_is_due_as_well_adds_no_reason() -> None:
+    """Its triggers hold those of the ranked one again; where it alone is due, they are the reason."""
+    policies = [rules(last(1), when=every(steps=2)), newest(every(steps=2) | at(Event.BATCH_END))]
+    training = Training(policies)
+    assert [training.save(step).saves[0].reason for step in (1, 2)] == ["at batch end", "every 2 steps; last"]
 
 
 def test_a_step_on_disk_is_not_written_again_at_fit_end() -> None:

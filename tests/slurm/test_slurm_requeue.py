@@ -70,7 +70,7 @@ def test_a_signalled_job_is_requeued_and_goes_on_at_its_very_step(cluster, tmp_p
     cluster.until(lambda: f"done at step {EPOCHS * BATCHES}" in log.read_text(), "the job's end")
     said = log.read_text()
     saved = int(re.search(r"SIGUSR1: saved at step (\d+), stopping", said)[1])
-    resumed = int(re.search(r"at step (\d+) \(epoch \d+\)", said.split("restart 1")[1])[1])
+    resumed = int(re.search(r"resumed from .*, step (\d+), epoch \d+", said.split("restart 1")[1])[1])
     assert 0 < saved == resumed < EPOCHS * BATCHES
     assert "exact         yes" in said
     folder = Folder(LocalStore(tmp_path / "run"))

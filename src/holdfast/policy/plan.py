@@ -188,6 +188,14 @@ def _asked(requests: Sequence[Request], policy: Policy) -> str | None:
     return next((r.reason for r in requests if r.policy in (None, policy.name)), None)
 
 
+def _told(before: str, due: Mapping[str, str], kept: Mapping[str, str]) -> str:
+    """Why a step is saved, each reason once; an alias that goes along with others is none."""
+    triggers = [due[name] for name, why in kept.items() if why and name in due]
+    triggers = triggers or [due[name] for name in kept if name in due]
+    ranks = [rank for why in kept.values() for rank in why.split("; ")]
+    return "; ".join(dict.fromkeys(filter(None, [before, *triggers, *ranks])))
+
+
 class _Step:
     """The folder as it will be after one step, put together policy by policy."""
 
@@ -233,8 +241,7 @@ class _Step:
         if not kept.keys() & due.keys():
             return
         if record.id not in self.before:
-            reasons = [record.reason, *(due[name] for name in kept if name in due), *kept.values()]
-            record = replace(record, reason="; ".join(dict.fromkeys(filter(None, reasons))))
+            record = replace(record, reason=_told(record.reason, due, kept))
             self.new[record.id] = what
         policies = tuple(dict.fromkeys([*record.policies, *kept]))
         self.after[record.id] = replace(record, policies=policies, label=label or record.label)

@@ -217,7 +217,6 @@ def going_on(opened: Opened, *, rank: int = 0, size: int = 1) -> tuple[Progress,
                 said.add(sentence)
                 logger.warning(sentence)
 
-    logger.info("resumed '%s' at step %s (epoch %s)", opened.path, f"{progress.steps:,}", progress.epoch)
     inexact = []
     if not loop.get("at_boundary", True):
         inexact.append("an error had left it inside a step, so what that step drew from the random state stays drawn")
