@@ -8,7 +8,7 @@ import torch
 from holdfast import ConfigError
 from holdfast.state.precision import Precision
 from holdfast.strategies import DDPStrategy, FSDPStrategy, SingleDeviceStrategy
-from holdfast.strategies.choose import NAMES, chosen
+from holdfast.strategies.choose import NAMES, AnyStrategy, ParallelStrategy, chosen
 from holdfast.strategies.ddp import DataParallel
 from holdfast.strategies.fsdp import Sharded
 from holdfast.strategies.launch import Forked, Script, Started
@@ -141,6 +141,10 @@ def test_what_runs_is_an_instance_of_what_asks_for_it(strategy, asked):
     kinds = (SingleDeviceStrategy, DDPStrategy, FSDPStrategy)
     assert [kind for kind in kinds if isinstance(found, kind)] == [asked]
     assert [kind for kind in kinds if isinstance(asked(), kind)] == [asked]
+    several = asked is not SingleDeviceStrategy
+    for one in (found, asked()):
+        assert (isinstance(one, AnyStrategy), isinstance(one, ParallelStrategy)) == (True, several)
+    assert not isinstance(object(), AnyStrategy)
 
 
 def test_what_another_trainer_runs_on_is_not_taken():

@@ -11,7 +11,7 @@ import torch
 
 import holdfast as L
 from holdfast.callbacks import ModelCheckpoint
-from holdfast.errors import Incompatible, NotFound
+from holdfast.errors import ConfigError, Incompatible, NotFound
 from holdfast.loggers import CSVLogger
 from small_fits import Net, falling, fit, loaders, make_trainer, names, read, rising, steps
 
@@ -152,7 +152,14 @@ def test_auto_is_the_same_call_for_the_first_start_and_each_one_after(tmp_path, 
     net = Net()
     fit(tmp_path, ModelCheckpoint(tmp_path / "a"), net=net, ckpt_path="auto", max_epochs=2)
     assert [*seen, len(net.seen)] == [2, 4, 2, 0]
-    assert caplog.text.count("max_epochs=2 is reached: nothing to train") == 1
+    said = "max_epochs=2 is reached: nothing to train. Epochs done: 2, steps: 8; to go on, set a higher max_epochs."
+    assert caplog.text.count(said) == 1
+
+
+def test_a_word_of_slurm_jobs_is_refused_with_what_there_is_instead(tmp_path):
+    """``"hpc"``: a job that Slurm starts again needs none."""
+    with pytest.raises(ConfigError, match=r"Slurm starts again goes on from what it has saved.*ckpt_path='auto'"):
+        fit(tmp_path, ckpt_path="hpc")
 
 
 def test_auto_walks_back_over_what_is_damaged_and_says_what_it_costs(tmp_path, caplog):

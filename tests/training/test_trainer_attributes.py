@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
@@ -159,6 +161,50 @@ def test_an_argument_set_between_fits_counts_for_the_next(tmp_path, name, value,
     runs.fit(runs.lightning_module)
     assert getattr(runs, name) == value
     assert runs.global_step == 3 + batches
+
+
+def test_clipping_set_between_fits_and_within_one_counts_from_there_on(tmp_path):
+    """The gradient is 1 for the weight and 1 for the bias: what a step takes off shows how it was clipped."""
+
+    class Clips(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            biases.append(pl_module.layer.bias.item())
+            if batch_idx == 1:
+                trainer.gradient_clip_val = 0.25
+
+        def on_train_end(self, trainer, pl_module):
+            biases.append(pl_module.layer.bias.item())
+
+    biases = []
+    runs = quiet(tmp_path, max_epochs=1, callbacks=[Clips()])
+    runs.gradient_clip_val, runs.gradient_clip_algorithm = 0.5, "value"
+    runs.fit(Tiny())
+    assert (runs.gradient_clip_val, runs.gradient_clip_algorithm) == (0.25, "value")
+    taken = [before - after for before, after in pairwise(biases)]
+    assert taken == pytest.approx([0.05, 0.025, 0.025], rel=1e-4)
+    with pytest.raises(ConfigError, match="gradient_clip_val is a number of 0 or more, not -1"):
+        runs.gradient_clip_val = -1
+
+
+def test_what_is_logged_can_be_read_at_once(tmp_path):
+    """Numbers for the bar; tensors for loggers, though none is there and the step is none at which one writes."""
+
+    class Logs(Tiny):
+        def training_step(self, batch):
+            self.log("shown", torch.tensor(0.5), prog_bar=True, logger=False)
+            self.log("kept", torch.tensor(2.0), on_epoch=True)
+            return super().training_step(batch)
+
+    class Reads(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            read.append((trainer.progress_bar_metrics, dict(trainer.logged_metrics)))
+
+    read = []
+    runs = quiet(tmp_path, max_epochs=1, callbacks=[Reads()])
+    runs.fit(Logs())
+    assert read == [({"shown": 0.5}, {"kept_step": torch.tensor(2.0)})] * 3
+    assert type(runs.progress_bar_metrics["shown"]) is float
+    assert runs.logged_metrics == {"kept_step": torch.tensor(2.0), "kept_epoch": torch.tensor(2.0)}
 
 
 def test_a_limit_that_makes_no_sense_is_refused_where_it_is_set(tmp_path):

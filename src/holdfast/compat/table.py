@@ -125,9 +125,14 @@ MODULES: dict[str, Names] = {
     "lightning.pytorch.profilers.pytorch": {"holdfast.profilers": ("PyTorchProfiler",)},
     "lightning.pytorch.profilers.simple": {"holdfast.profilers": ("SimpleProfiler",)},
     # Strategies
-    "lightning.pytorch.strategies": {"holdfast.strategies": ("DDPStrategy", "FSDPStrategy", "SingleDeviceStrategy")},
+    "lightning.pytorch.strategies": {
+        "holdfast.strategies": ("DDPStrategy", "FSDPStrategy", "SingleDeviceStrategy"),
+        "holdfast.strategies.choose": ("ParallelStrategy", "Strategy=AnyStrategy"),
+    },
     "lightning.pytorch.strategies.ddp": {"holdfast.strategies": ("DDPStrategy",)},
     "lightning.pytorch.strategies.fsdp": {"holdfast.strategies": ("FSDPStrategy",)},
+    "lightning.pytorch.strategies.parallel": {"holdfast.strategies.choose": ("ParallelStrategy",)},
+    "lightning.pytorch.strategies.strategy": {"holdfast.strategies.choose": ("Strategy=AnyStrategy",)},
     "lightning.pytorch.strategies.single_device": {"holdfast.strategies": ("SingleDeviceStrategy",)},
     # The trainer
     "lightning.pytorch.trainer": {"holdfast": ("Trainer", "seed_everything")},

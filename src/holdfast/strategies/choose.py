@@ -26,11 +26,20 @@ class _Runs(type):
     """``isinstance(trainer.strategy, DDPStrategy)``: what a trainer made of the options is an instance of them too."""
 
     def __instancecheck__(cls, instance: Any) -> bool:
-        return super().__instancecheck__(instance) or getattr(type(instance), "asked_as", None) == cls.__name__
+        asked = globals().get(getattr(type(instance), "asked_as", ""), object)
+        return super().__instancecheck__(instance) or issubclass(asked, cls)
+
+
+class AnyStrategy(metaclass=_Runs):
+    """What all of them are."""
+
+
+class ParallelStrategy(AnyStrategy):
+    """What those of many processes are."""
 
 
 @dataclass(frozen=True)
-class SingleDeviceStrategy(metaclass=_Runs):
+class SingleDeviceStrategy(AnyStrategy):
     """``strategy="single_device"``.
 
     Args:
@@ -41,7 +50,7 @@ class SingleDeviceStrategy(metaclass=_Runs):
 
 
 @dataclass(frozen=True, init=False)
-class DDPStrategy(metaclass=_Runs):
+class DDPStrategy(ParallelStrategy):
     """``strategy="ddp"`` with options.
 
     Args:
@@ -77,7 +86,7 @@ class DDPStrategy(metaclass=_Runs):
 
 
 @dataclass(frozen=True)
-class FSDPStrategy(metaclass=_Runs):
+class FSDPStrategy(ParallelStrategy):
     """``strategy="fsdp"`` with options.
 
     Args:

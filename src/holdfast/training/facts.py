@@ -16,6 +16,7 @@ from holdfast.callbacks.early_stopping import EarlyStopping
 from holdfast.callbacks.model_checkpoint import ModelCheckpoint
 from holdfast.training.defaults import loggers_of, sizes_of
 from holdfast.training.loop_view import FitLoopView
+from holdfast.training.metric_values import numbers
 from holdfast.training.settings import Settings
 from holdfast.training.states import RunningStage, TrainerFn, TrainerState, TrainerStatus
 
@@ -142,13 +143,13 @@ class Facts(Settings):
 
     @property
     def logged_metrics(self) -> dict[str, Any]:
-        """What was handed to loggers last."""
+        """The latest value of everything logged for loggers, whether or not one was handed it."""
         return self.metric_log.logged
 
     @property
-    def progress_bar_metrics(self) -> dict[str, Any]:
-        """What the progress bar shows."""
-        return self.metric_log.progress_bar
+    def progress_bar_metrics(self) -> dict[str, int | float]:
+        """What the progress bar shows, as plain numbers: asking for them waits for the device."""
+        return numbers(self.metric_log.progress_bar)
 
     @property
     def checkpoint_callback(self) -> ModelCheckpoint | None:

@@ -68,6 +68,11 @@ def find(
         kept.append(read(path))
         return path
 
+    if source == "hpc":
+        raise ConfigError(
+            "ckpt_path='hpc' is not needed here: a job that Slurm starts again goes on from what it has saved.",
+            remedy="Use ckpt_path='auto': the newest checkpoint that verifies, or a fresh start.",
+        )
     if source not in ("auto", "last", "best"):
         if group.size == 1:
             return read(source)

@@ -104,9 +104,7 @@ class FitLoop:
         # A method that nobody overrides would only come back here: it is passed over.
         self._own_step = bool(hooks.of_module("optimizer_step"))
         self._own_zero_grad = bool(hooks.of_module("optimizer_zero_grad"))
-        self._clips = bool(limits.clip_value) or any(
-            hooks.of_module(name) for name in ("configure_gradient_clipping", "clip_gradients")
-        )
+        self._own_clipping = any(hooks.of_module(name) for name in ("configure_gradient_clipping", "clip_gradients"))
         self.wrapped = [
             SteppedOptimizer(optimizer, self.step, module.toggled_optimizer) for optimizer in self.optimizers
         ]
@@ -393,8 +391,8 @@ class FitLoop:
 
     def _before_step(self, optimizer: Optimizer) -> None:
         self.hooks.call("on_before_optimizer_step", optimizer)
-        if self._clips and self.module.automatic_optimization:
-            limits, context = self.limits, self.context
+        limits, context = self.limits, self.context
+        if (limits.clip_value or self._own_clipping) and self.module.automatic_optimization:
             before, context.hook = context.hook, "configure_gradient_clipping"
             self.module.configure_gradient_clipping(
                 optimizer, gradient_clip_val=limits.clip_value, gradient_clip_algorithm=limits.clip_algorithm

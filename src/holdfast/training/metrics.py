@@ -34,7 +34,6 @@ class MetricLog:
     its end; ``end_stage``. A validation may run within a training, which is the stage again when it ends.
 
     Attributes:
-        logged: What was last handed to loggers, as tensors.
         reduce: Reduces a tensor over all ranks by ``"mean"``, ``"sum"``, ``"min"`` or ``"max"``; None where there is
             one rank. Called for what is logged with ``sync_dist=True`` only: within ``log`` for single values, at
             the end of the batches for values of an epoch.
@@ -51,7 +50,7 @@ class MetricLog:
         self.reduce: Across | None = None
         self.union: Union | None = None
         self.reduced = Reduced()
-        self.logged: dict[str, Tensor] = {}
+        self._logged: dict[str, Tensor] = {}
         self._callback: dict[str, Tensor] = {}
         self._progress_bar: dict[str, Tensor] = {}
         self._measured: dict[str, tuple[Tensor, int | None]] = {}
@@ -75,6 +74,12 @@ class MetricLog:
         """What was logged with ``prog_bar=True``, as tensors; ``numbers`` reads them."""
         self._show()
         return self._progress_bar
+
+    @property
+    def logged(self) -> dict[str, Tensor]:
+        """The newest of what was logged for loggers, as tensors, whether or not one was handed it."""
+        self._show()
+        return self._logged
 
     @property
     def names(self) -> set[str]:
@@ -151,6 +156,8 @@ class MetricLog:
                 self._publish(entry, entry.result, {entry.names.epoch, entry.names.monitor}, steps)
                 if entry.settings.prog_bar:
                     self._progress_bar[entry.names.epoch] = entry.result
+                if entry.settings.logger:
+                    self._logged[entry.names.epoch] = entry.result
 
     def origins(self, steps: int) -> dict[str, int | None]:
         """Before ``end_stage``: each value of the epoch and its data loader; None for several or outside batches."""
@@ -178,7 +185,6 @@ class MetricLog:
             for entry in stage.entries.values()
             if entry.result is not None and entry.settings.logger
         }
-        self.logged.update(for_loggers)
         stage.reset_objects()
         stage.forget()
         stage.open = False
@@ -313,7 +319,6 @@ class MetricLog:
             if entry.unlogged and entry.settings.logger:
                 values[entry.names.step] = tensor_of(entry.value)
             entry.unlogged = False
-        self.logged.update(values)
         return values
 
     def scores(self, steps: int) -> dict[str, Score]:
@@ -354,6 +359,8 @@ class MetricLog:
                 self._publish(entry, value, {name}, entry.at)
             if entry.settings.prog_bar:
                 self._progress_bar[name] = value
+            if entry.settings.logger:
+                self._logged[name] = value
         self._unshown.clear()
 
     def _publish(self, entry: Entry, value: Tensor, names: Iterable[str], at: int | None) -> None:
@@ -363,7 +370,7 @@ class MetricLog:
 
     def _kept(self) -> tuple[dict[str, Any], ...]:
         self._show()
-        return self._callback, self._progress_bar, self.logged, self._measured
+        return self._callback, self._progress_bar, self._logged, self._measured
 
     def _end_sanity(self) -> None:
         if self._before_sanity is not None:

@@ -192,7 +192,10 @@ class Running(Restoring):
             if resumed is not None:
                 loop.restore_random = resumed.restore_random
             if self.is_global_zero and (limit := loop.limits.reached(loop.progress)):
-                logger.info("%s is reached: nothing to train", limit)
+                logger.info(
+                    "%s is reached: nothing to train. Epochs done: %s, steps: %s; to go on, set a higher %s.",
+                    limit, loop.progress.epochs, f"{loop.steps:,}", limit.partition("=")[0],
+                )  # fmt: skip
             loop.run()
             saving.final_save()
             self.hooks.call("on_fit_end")

@@ -78,22 +78,16 @@ class Settings(ABC):
     """Batches of each loader in the check before training; infinite for all."""
     log_every_n_steps = Setting("log_every_n_steps", lambda config: config.log_every_n_steps)
     """How often loggers get the values of a step."""
+    gradient_clip_val = Setting("gradient_clip_val", lambda config: config.gradient_clip_val)
+    """What gradients are clipped to."""
+    gradient_clip_algorithm = Setting("gradient_clip_algorithm", lambda config: config.gradient_clip_algorithm)
+    """How they are clipped."""
     reload_dataloaders_every_n_epochs = Setting("reload_every", lambda config: config.reload_every)
     """After how many epochs loaders are asked for anew; 0 for never."""
 
     @abstractmethod
     def _change(self, **settings: Any) -> None:
         """Change what was asked for."""
-
-    @property
-    def gradient_clip_val(self) -> float | None:
-        """What gradients are clipped to."""
-        return self.config.gradient_clip_val
-
-    @property
-    def gradient_clip_algorithm(self) -> str | None:
-        """How they are clipped."""
-        return self.config.gradient_clip_algorithm
 
     @property
     def max_time(self) -> str | timedelta | dict[str, int] | None:
