@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from holdfast.callbacks.callback import Callback
 from holdfast.errors import ConfigError
 from holdfast.log import logger
+from holdfast.training.durations import seconds
 
 if TYPE_CHECKING:
     from holdfast.training.module import LightningModule
@@ -38,7 +38,10 @@ class Timer(Callback):
     ) -> None:
         if interval not in ("step", "epoch"):
             raise ConfigError(f"Timer: interval is 'step' or 'epoch', not {interval!r}.")
-        self._duration = _seconds(duration)
+        try:
+            self._duration = None if duration is None else seconds(duration)
+        except ValueError as error:
+            raise ConfigError(f"Timer: duration: {error}.") from error
         self._interval, self._verbose = str(interval), verbose
         self._started: dict[str, float] = {}
         self._ended: dict[str, float] = {}
@@ -132,20 +135,3 @@ def _known(stage: str) -> str:
     if stage not in _STAGES:
         raise ConfigError(f"Timer: a stage is one of {', '.join(_STAGES)}, not {stage!r}.")
     return str(stage)
-
-
-def _seconds(given: Any) -> float | None:
-    if isinstance(given, timedelta):
-        return given.total_seconds()
-    if isinstance(given, dict):
-        try:
-            return timedelta(**given).total_seconds()
-        except TypeError as error:
-            raise ConfigError(f"Timer: {given!r} is no duration.") from error
-    if given is None:
-        return None
-    found = re.fullmatch(r"(\d+):(\d\d):(\d\d):(\d\d)", given.strip()) if isinstance(given, str) else None
-    if found is None:
-        raise ConfigError(f"Timer: the duration {given!r} is not DD:HH:MM:SS.")
-    days, hours, minutes, seconds = map(int, found.groups())
-    return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds).total_seconds()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from holdfast.errors import ConfigError
+from holdfast.training.durations import seconds
 from holdfast.training.limits import FitLimits
 
 if TYPE_CHECKING:
@@ -52,9 +53,14 @@ class Config:
         problems = [*_number_problems(self)]
         if self.gradient_clip_algorithm not in (None, "norm", "value"):
             problems.append(f"gradient_clip_algorithm is 'norm' or 'value', not {self.gradient_clip_algorithm!r}")
-        for name in ("max_time", "val_check_interval"):
+        interval = self.val_check_interval
+        durations = {"max_time": self.max_time, "val_check_interval": interval}
+        if isinstance(interval, (int, float)):
+            del durations["val_check_interval"]
+        for name, given in durations.items():
             try:
-                _seconds(getattr(self, name))
+                if given is not None:
+                    seconds(given)
             except ValueError as error:
                 problems.append(f"{name}: {error}")
         if type(self.fast_dev_run) not in (bool, int) or self.fast_dev_run < 0:
@@ -111,7 +117,7 @@ class Config:
 
     def limits(self, batches: Batches) -> FitLimits:
         """What the loop needs to know, resolved against what it trains on."""
-        every, seconds = self._validation(batches)
+        every, after = self._validation(batches)
         in_epochs = 1 if self.fast_dev_run else self.check_val_every_n_epoch
         log_every = 1 if self.fast_dev_run else self.log_every_n_steps or NEVER
         return FitLimits(
@@ -119,11 +125,11 @@ class Config:
             min_epochs=self.min_epochs or 0,
             max_steps=self.steps,
             min_steps=self.min_steps or 0,
-            max_time=_seconds(self.max_time),
+            max_time=None if self.max_time is None else seconds(self.max_time),
             accumulate=self.accumulate_grad_batches,
             validate_every=every,
             by_run=in_epochs is None,
-            validate_seconds=seconds,
+            validate_seconds=after,
             validate_epochs=in_epochs or 1,
             log_every=log_every,
             clip_value=self.gradient_clip_val,
@@ -136,7 +142,7 @@ class Config:
         if self.fast_dev_run or interval is None:
             return None, None
         if isinstance(interval, (str, timedelta, dict)):
-            return None, _seconds(interval)
+            return None, seconds(interval)
         size = batches.size
         if isinstance(interval, int):
             if size is not None and interval > size and self.check_val_every_n_epoch is not None:
@@ -188,21 +194,3 @@ def _number_problems(config: Config) -> list[str]:
         ):
             problems.append(f"{field.name} is a number of batches or a share of 0.0 to 1.0, not {value!r}")
     return problems
-
-
-def _seconds(given: Any) -> float | None:
-    """A duration in seconds; None for what is no duration."""
-    if isinstance(given, timedelta):
-        return given.total_seconds()
-    if isinstance(given, dict):
-        try:
-            return timedelta(**given).total_seconds()
-        except TypeError as error:
-            raise ValueError(f"{given!r} is no duration") from error
-    if isinstance(given, str):
-        pieces = given.split(":")
-        if len(pieces) != 4 or not all(p.isdigit() for p in pieces):
-            raise ValueError(f"{given!r} is not DD:HH:MM:SS")
-        days, hours, minutes, seconds = map(int, pieces)
-        return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds).total_seconds()
-    return None
