@@ -7,12 +7,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from holdfast.policy.due import due_at
 from holdfast.policy.naming import Names, alias_of, labelled, left_over, name_of
-from holdfast.policy.values import Event, Moment, Progress, Record, Request, Tally
+from holdfast.policy.values import Event, Moment, Progress, Record, Tally
 from holdfast.policy.what import What, full
 from holdfast.policy.when import When
 from holdfast.policy.where import Where
-from holdfast.policy.which import Which, nothing
+from holdfast.policy.which import Which
 
 BY_HAND = "by hand"
 """Stands among a record's policies for the user who asked for it: no rule lets such a checkpoint go."""
@@ -140,7 +141,7 @@ def plan(
             to an earlier one: none of them holds this step, whatever its counters say.
         taken: Names that are taken in the folder, by whatever.
     """
-    due, remembered = _due(policies, tallies, moment)
+    due, remembered = due_at(moment, policies, tallies)
     manual = [r for r in moment.requests if r.event is Event.MANUAL]
     if not due and not manual:
         return Plan(tallies=remembered)
@@ -150,42 +151,6 @@ def plan(
     for request in manual:
         step.add({BY_HAND: request.reason}, full, label=request.label)
     return step.finish(remembered)
-
-
-def _due(
-    policies: Sequence[Policy], tallies: Mapping[str, Tally], moment: Moment
-) -> tuple[dict[str, str], dict[str, Tally]]:
-    """Who saves now and why, and what each remembers from now on."""
-    remembered: dict[str, Tally] = {}
-    due: dict[str, str] = {}
-    scores = moment.scores()
-    validated = Event.VALIDATION_END in moment.events
-    # A clock is a trigger like any other; a signal or an error does not wait for a score.
-    timed = [r for r in moment.requests if r.event is Event.BATCH_END]
-    requests = [r for r in moment.requests if r.event not in (Event.MANUAL, Event.BATCH_END)]
-    for policy in policies:
-        tally = tallies.get(policy.name, Tally())
-        asked = _asked(requests, policy)
-        fires = policy.when.due(moment.events, moment.progress, tally) or _asked(timed, policy)
-        reason = fires or (tally.armed if validated else None)
-        if validated:
-            tally = replace(tally, armed=None)
-        elif fires and policy.which.ranks() and not any(m in scores for m in policy.which.metrics):
-            tally = replace(tally, armed=fires)
-            if policy.which.without_score() == nothing():
-                reason = None
-        remembered[policy.name] = replace(tally, fired=moment.progress) if fires else tally
-        if why := asked or reason:
-            due[policy.name] = why
-    if moment.validation_follows and not requests and any(tally.armed for tally in remembered.values()):
-        # One save serves the whole step: all wait for the validation that runs at this very step.
-        remembered.update({name: replace(remembered[name], armed=why) for name, why in due.items()})
-        return {}, remembered
-    return due, remembered
-
-
-def _asked(requests: Sequence[Request], policy: Policy) -> str | None:
-    return next((r.reason for r in requests if r.policy in (None, policy.name)), None)
 
 
 def _told(before: str, due: Mapping[str, str], kept: Mapping[str, str]) -> str:
