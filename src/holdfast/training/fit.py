@@ -5,24 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import torch
 from torch.optim import Optimizer
 
 from holdfast.errors import ConfigError
 from holdfast.policy.values import Event, Progress
 from holdfast.state import random
-from holdfast.state.optimizers import SchedulerConfig, SteppedOptimizer, reached
+from holdfast.state.optimizers import SchedulerConfig
 from holdfast.strategies.base import TrainingStrategy
 from holdfast.training.agreement import Agreement
-from holdfast.training.data import Batches, Transfer, calling
+from holdfast.training.data import Batches, Transfer
 from holdfast.training.evaluate import Evaluation
 from holdfast.training.hooks import Context, Hooks
 from holdfast.training.limits import FitLimits
 from holdfast.training.metrics import MetricLog
-from holdfast.training.schedules import Schedules
+from holdfast.training.stepping import Stepping
 
 
-class FitLoop:
+class FitLoop(Stepping):
     """Training, from where it is to where it ends.
 
     Args:
@@ -72,16 +71,14 @@ class FitLoop:
         early_epoch_end: Sequence[Callable[..., Any]] = (),
         late_epoch_end: Sequence[Callable[..., Any]] = (),
     ) -> None:
-        self.module, self.strategy, self.hooks, self.context = module, strategy, hooks, context
-        self.metrics, self.batches, self.transfer = metrics, batches, transfer
-        self.limits, self.evaluation = limits, evaluation
-        self.optimizers, self.schedulers = list(optimizers), list(schedulers)
+        super().__init__(module, strategy, hooks, context, metrics, optimizers, schedulers, limits)
+        self.batches, self.transfer, self.evaluation = batches, transfer, evaluation
         self.consider, self.fence, self.agreement = consider, fence, agreement
         self.log_step, self.log_epoch = log_step, log_epoch
         self.restore_random, self.reload = restore_random, reload
         self.late_epoch_end, self.early_epoch_end = tuple(late_epoch_end), tuple(early_epoch_end)
-        self.epoch, self.batch, self.complete = 0, 0, False
-        self.total_batches, self.steps, self.samples = 0, 0, 0
+        self.batch, self.complete = 0, False
+        self.total_batches, self.samples = 0, 0
         self.stepped = 0  # batches that ended in a step, however many optimizers there are: the x-axis of loggers
         self.last_batch = False
         self.epoch_ended = False  # which, unlike ``complete``, is said of an epoch that was cut short too
@@ -91,23 +88,10 @@ class FitLoop:
         self._place: dict[str, Any] | None = None  # in the data, as a checkpoint has it; None once it was gone to
         self._validating: list[dict[str, Any]] | None = None
         self._plateau_at = -1
-        self._window = False  # whether gradients wait for more batches to come to them
-        self._waiting: set[int] = set()  # optimizers stepped by hand that have gradients they were not stepped with
         self._within = False  # whether the batches of an epoch are under way
         self._uncounted = False  # whether a step is not in ``stepped`` yet, as hooks expect
         self._elapsed = 0.0
         self._last_validation = 0.0
-        automatic = bool(module.automatic_optimization)
-        self._train_batch = self._automatic if automatic else self._manual
-        self._training_step = calling(module, "training_step", 2)
-        self.schedules = Schedules(schedulers if automatic else (), module, metrics, context)
-        # A method that nobody overrides would only come back here: it is passed over.
-        self._own_step = bool(hooks.of_module("optimizer_step"))
-        self._own_zero_grad = bool(hooks.of_module("optimizer_zero_grad"))
-        self._own_clipping = any(hooks.of_module(name) for name in ("configure_gradient_clipping", "clip_gradients"))
-        self.wrapped = [
-            SteppedOptimizer(optimizer, self.step, module.toggled_optimizer) for optimizer in self.optimizers
-        ]
 
     # Where it is
 
@@ -301,110 +285,6 @@ class FitLoop:
         self._last_validation = self.agreement.now()
         self.log_epoch(logged)
         self.consider(Event.VALIDATION_END)
-
-    # One batch
-
-    def _automatic(self, batch: Any, batch_idx: int, last: bool) -> dict[str, Any]:
-        opens, closes = not self._window, last or (batch_idx + 1) % self.limits.accumulate == 0
-        result: dict[str, Any] = {}
-
-        def closure() -> Any:
-            loss = self._forward(batch, batch_idx, result)
-            if opens:
-                self._zero_grad(self.optimizers[0], batch_idx)
-            if loss is not None:
-                self.backward(loss)
-            return loss
-
-        self._window = not closes
-        if not self.optimizers:
-            self._forward(batch, batch_idx, result)
-        elif not closes:
-            with self.strategy.no_sync(self.module):
-                closure()
-        else:
-            if self._own_step:
-                before, self.context.hook = self.context.hook, "optimizer_step"
-                self.module.optimizer_step(self.epoch, batch_idx, self.wrapped[0], closure)
-                self.context.hook = before
-            else:
-                self.step(self.optimizers[0], closure)
-            if self.schedules.each_step:
-                self.schedules.step(self.schedules.each_step, batch_idx + 1)
-        return result
-
-    def _forward(self, batch: Any, batch_idx: int, result: dict[str, Any]) -> Any:
-        """The training step; its loss, divided by the accumulation. ``result`` gets what it returned."""
-        returned = self._call_training_step(batch, batch_idx)
-        if returned is None:
-            return None
-        loss = returned.get("loss") if isinstance(returned, dict) else returned
-        if not isinstance(loss, torch.Tensor):
-            raise ConfigError(
-                f"training_step returned {type(returned).__name__} without a loss tensor.",
-                remedy="Return the loss, a dict with 'loss', or None to skip the batch.",
-            )
-        if self.limits.accumulate > 1:
-            loss = loss / self.limits.accumulate
-        if isinstance(returned, dict):
-            result.update(returned)
-        result["loss"] = loss.detach()
-        return loss
-
-    def _manual(self, batch: Any, batch_idx: int, last: bool) -> dict[str, Any]:
-        returned = self._call_training_step(batch, batch_idx)
-        if returned is None:
-            return {}
-        result = dict(returned) if isinstance(returned, dict) else {"loss": returned}
-        loss = result.get("loss")
-        if isinstance(loss, torch.Tensor):
-            result["loss"] = loss.detach()
-        elif not isinstance(returned, dict):
-            raise ConfigError(
-                f"training_step returned a {type(returned).__name__}.",
-                remedy="With manual optimisation return a tensor, a dict, or nothing.",
-            )
-        return result
-
-    def _call_training_step(self, batch: Any, batch_idx: int) -> Any:
-        context = self.context
-        before, context.hook = context.hook, "training_step"
-        returned = self.strategy.forward(self._training_step, batch, batch_idx)
-        context.hook = before
-        return returned
-
-    def backward(self, loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
-        """The backward pass, with its hooks."""
-        self.hooks.call("on_before_backward", loss)
-        self.strategy.backward(self.module, loss, *args, **kwargs)
-        if not self.module.automatic_optimization:
-            self._waiting.update(index for index, one in enumerate(self.optimizers) if reached(one))
-        self.hooks.call("on_after_backward")
-
-    def step(self, optimizer: Optimizer, closure: Callable[[], Any] | None) -> Any:
-        """One optimizer step, counted when it is taken; ``SteppedOptimizer`` comes here."""
-        loss = self.strategy.step(optimizer, closure, self._before_step)
-        if self._waiting:
-            self._waiting.discard(next(index for index, one in enumerate(self.optimizers) if one is optimizer))
-        self.steps += 1
-        return loss
-
-    def _before_step(self, optimizer: Optimizer) -> None:
-        self.hooks.call("on_before_optimizer_step", optimizer)
-        limits, context = self.limits, self.context
-        if (limits.clip_value or self._own_clipping) and self.module.automatic_optimization:
-            before, context.hook = context.hook, "configure_gradient_clipping"
-            self.module.configure_gradient_clipping(
-                optimizer, gradient_clip_val=limits.clip_value, gradient_clip_algorithm=limits.clip_algorithm
-            )
-            context.hook = before
-
-    def _zero_grad(self, optimizer: Optimizer, batch_idx: int) -> None:
-        self.hooks.call("on_before_zero_grad", optimizer)
-        if self._own_zero_grad:
-            self.module.optimizer_zero_grad(self.epoch, batch_idx, optimizer)
-        else:
-            self.strategy.zero_grad(optimizer)
 
     # Questions
 

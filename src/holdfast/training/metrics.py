@@ -7,7 +7,7 @@ up where they are. Only ``MetricLog.scores`` and ``numbers`` wait for a device.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from numbers import Real
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from holdfast.policy.values import Score
 from holdfast.training import metric_objects
 from holdfast.training.metric_entries import Entry, Stage, Union
 from holdfast.training.metric_rules import FUNCTION, Given, Settings, checked_size, settle
+from holdfast.training.metric_shown import Shown
 from holdfast.training.metric_values import check_object, computed, numbers, one_element, plain_number, tensor_of
 from holdfast.training.reduction import Across, Reduced
 
@@ -50,15 +51,10 @@ class MetricLog:
         self.reduce: Across | None = None
         self.union: Union | None = None
         self.reduced = Reduced()
-        self._logged: dict[str, Tensor] = {}
-        self._callback: dict[str, Tensor] = {}
-        self._progress_bar: dict[str, Tensor] = {}
-        self._measured: dict[str, tuple[Tensor, int | None]] = {}
-        self._before_sanity: list[dict[str, Any]] | None = None
+        self._shown = Shown()
         self._none = Stage("none", several=False)
         self._stages: dict[str, Stage] = {}
         self._stage = self._none
-        self._unshown: list[Entry] = []
 
     @property
     def callback(self) -> dict[str, Tensor]:
@@ -66,20 +62,17 @@ class MetricLog:
 
         Always the same dict; to ask for it brings it up to date. What is put into it by hand stays.
         """
-        self._show()
-        return self._callback
+        return self._shown.callback
 
     @property
     def progress_bar(self) -> dict[str, Tensor]:
         """What was logged with ``prog_bar=True``, as tensors; ``numbers`` reads them."""
-        self._show()
-        return self._progress_bar
+        return self._shown.progress_bar
 
     @property
     def logged(self) -> dict[str, Tensor]:
         """The newest of what was logged for loggers, as tensors, whether or not one was handed it."""
-        self._show()
-        return self._logged
+        return self._shown.logged
 
     @property
     def names(self) -> set[str]:
@@ -98,7 +91,7 @@ class MetricLog:
             stage: Which.
             dataloaders: How many it reads; with more than one, names say which.
         """
-        self._end_sanity()
+        self._shown.end_sanity()
         known = self._stages.get(stage)
         if known is None or known.several != (dataloaders > 1):
             known = self._stages[stage] = Stage(stage, several=dataloaders > 1)
@@ -111,7 +104,7 @@ class MetricLog:
         self._stage = known
         self._seen = None if stage == "train" else metric_objects.states(self.module)
         if stage == "sanity":
-            self._before_sanity = [dict(kept) for kept in self._kept()]
+            self._shown.begin_sanity()
 
     def begin_batch(self, batch: Any, dataloader_idx: int = 0) -> None:
         """Begin a batch. It is looked into only if an average needs a size that was not given.
@@ -153,11 +146,7 @@ class MetricLog:
             if entry.touched:
                 entry.result = reduced[id(entry)] if id(entry) in reduced else entry.compute(self.reduce)
                 entry.touched = False
-                self._publish(entry, entry.result, {entry.names.epoch, entry.names.monitor}, steps)
-                if entry.settings.prog_bar:
-                    self._progress_bar[entry.names.epoch] = entry.result
-                if entry.settings.logger:
-                    self._logged[entry.names.epoch] = entry.result
+                self._shown.publish_epoch(entry, entry.result, steps)
 
     def origins(self, steps: int) -> dict[str, int | None]:
         """Before ``end_stage``: each value of the epoch and its data loader; None for several or outside batches."""
@@ -292,8 +281,7 @@ class MetricLog:
         entry.unlogged = True
         stage.fresh.append(entry)
         if not entry.unshown:
-            entry.unshown = True
-            self._unshown.append(entry)
+            self._shown.note(entry)
 
     def _declare(self, name: str, hook: str, given: Given) -> Entry:
         """The entry for a first call, or one with other arguments than the last."""
@@ -330,54 +318,14 @@ class MetricLog:
         Args:
             steps: The steps now: for values of the batch under way, and for those put into ``callback`` by hand.
         """
-        if self._before_sanity is not None:
-            return {}
-        scores = {}
-        for name, value in numbers(self.callback).items():
-            held = self._callback[name]
-            known, at = self._measured.get(name, (None, None))
-            if known is not held:
-                self._measured[name] = (held, steps)
-                at = steps
-            scores[name] = Score(value, steps if at is None else at)
-        return scores
+        return self._shown.scores(steps)
 
     def _stamp(self, stage: Stage, steps: int) -> None:
         for entry in stage.fresh:
             entry.at = steps
             if not entry.unshown:  # somebody has looked before the batch was over
-                entry.unshown = True
-                self._unshown.append(entry)
+                self._shown.note(entry)
         stage.fresh.clear()
-
-    def _show(self) -> None:
-        """Publish the single values that nobody has looked at yet."""
-        for entry in self._unshown:
-            entry.unshown = False
-            value, name = tensor_of(entry.value), entry.names.step
-            if entry.in_training:
-                self._publish(entry, value, {name}, entry.at)
-            if entry.settings.prog_bar:
-                self._progress_bar[name] = value
-            if entry.settings.logger:
-                self._logged[name] = value
-        self._unshown.clear()
-
-    def _publish(self, entry: Entry, value: Tensor, names: Iterable[str], at: int | None) -> None:
-        for name in names:
-            self._callback[name] = value
-            self._measured[name] = (value, at)
-
-    def _kept(self) -> tuple[dict[str, Any], ...]:
-        self._show()
-        return self._callback, self._progress_bar, self._logged, self._measured
-
-    def _end_sanity(self) -> None:
-        if self._before_sanity is not None:
-            for kept, before in zip(self._kept(), self._before_sanity, strict=True):
-                kept.clear()
-                kept.update(before)
-            self._before_sanity = None
 
     # Resuming
 
@@ -386,14 +334,11 @@ class MetricLog:
 
         Of torchmetrics objects it has what they had seen before an evaluation that is under way.
         """
-        callback, _, _, measured = self._before_sanity or self._kept()
         training = self._stages.get("train", self._none)
-        shown = {name: known for name, known in measured.items() if callback.get(name) is known[0]}
         return {
             **training.state_dict(partial(metric_objects.path_of, self.module)),
             "seen": metric_objects.states(self.module) if self._seen is None else self._seen,
-            "callback": {name: value for name, (value, _) in shown.items()},
-            "measured": {name: training.steps if at is None else at for name, (_, at) in shown.items()},
+            **self._shown.state_dict(training.steps),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -416,9 +361,7 @@ class MetricLog:
         training.load_state_dict(
             {**state, "objects": [one for one in state["objects"] if isinstance(one, str) or one["path"] not in gone]}
         )
-        for name, at in state["measured"].items():
-            self._callback[name] = state["callback"][name]
-            self._measured[name] = (self._callback[name], at)
+        self._shown.load_state_dict(state)
 
     def forget_again(self) -> None:
         """Forget what was logged since ``load_state_dict``, and what metric objects have seen since."""
