@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +12,14 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 from holdfast.training.datamodule import LightningDataModule
 from holdfast.training.module import LightningModule
 
+T = TypeVar("T")
+
 _FEATURES = 32
 _SAMPLES = 64
 
 
-class RandomDataset(Dataset[Tensor]):
-    """Random vectors.
+class _Drawn(Dataset[T]):
+    """Vectors that are drawn once.
 
     Args:
         size: Numbers in each.
@@ -27,31 +29,23 @@ class RandomDataset(Dataset[Tensor]):
     def __init__(self, size: int, length: int) -> None:
         self.len = length
         self.data = torch.randn(length, size)
+
+    def __len__(self) -> int:
+        return self.len
+
+
+class RandomDataset(_Drawn[Tensor]):
+    """Random vectors: ``length`` of ``size`` numbers each."""
 
     def __getitem__(self, index: int) -> Tensor:
         return self.data[index]
 
-    def __len__(self) -> int:
-        return self.len
 
-
-class RandomDictDataset(Dataset[dict[str, Tensor]]):
-    """Random vectors ``a``, and ``b``, which is 2 more.
-
-    Args:
-        size: Numbers in each.
-        length: How many.
-    """
-
-    def __init__(self, size: int, length: int) -> None:
-        self.len = length
-        self.data = torch.randn(length, size)
+class RandomDictDataset(_Drawn[dict[str, Tensor]]):
+    """Random vectors ``a``, and ``b``, which is 2 more: ``length`` pairs of ``size`` numbers each."""
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         return {"a": self.data[index], "b": self.data[index] + 2}
-
-    def __len__(self) -> int:
-        return self.len
 
 
 class RandomIterableDataset(IterableDataset[Tensor]):

@@ -143,7 +143,6 @@ def _problems(name: str, target: Any, state: Any) -> list[str]:
 
 
 def module_problems(name: str, module: torch.nn.Module, state: Any) -> list[str]:
-    """What of a state dict does not fit a module."""
     """What keeps ``state`` out of ``module``: a sentence for each entry missing, extra, or of another kind or shape."""
     if not isinstance(state, dict):
         return [f"{name} holds a {type(state).__name__}, not a module's state"]
@@ -160,7 +159,6 @@ def module_problems(name: str, module: torch.nn.Module, state: Any) -> list[str]
 
 
 def optimizer_problems(name: str, optimizer: torch.optim.Optimizer, state: Any) -> list[str]:
-    """What of a state dict does not fit an optimizer."""
     """What keeps ``state`` out of ``optimizer``: another kind, or groups of other sizes."""
     if not isinstance(state, dict) or not isinstance(state.get("param_groups"), list):
         return [f"{name} holds no optimizer's state"]

@@ -275,23 +275,7 @@ class Trainer(Running):
         datamodule: Any = None,
         weights_only: bool | None = None,
     ) -> list[dict[str, float]]:
-        """Run the test and print what it measured.
-
-        Args:
-            model: The module; by default the one of the fit before, with the weights of its best checkpoint.
-            dataloaders: Batches, or several loaders; by default the datamodule's or the module's own.
-            ckpt_path: Whose weights to take: a path, ``"best"`` or ``"last"``; by default those the module has.
-            verbose: Whether to print.
-            datamodule: Gives the loaders instead.
-            weights_only: False gives hooks what is not plain in the checkpoint too, by pickle, which runs code in it.
-
-        Returns:
-            For each loader what was logged over the epoch, by name.
-
-        Raises:
-            ConfigError: There is nothing to run.
-            NotFound, Corrupt, Incompatible: The checkpoint cannot be used.
-        """
+        """Run the test and print what it measured; arguments, result and errors are those of ``validate``."""
         return self._run(
             TrainerFn.TESTING,
             ckpt_path,
