@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from holdfast.callbacks import ModelCheckpoint
+from sameness import same
 from small_fits import Net, fit, names
 
 
@@ -16,17 +17,6 @@ def saver(folder):
 def at_ends(folder):
     """Keeps a file of each epoch's end."""
     return ModelCheckpoint(folder, "{step}", save_top_k=-1)
-
-
-def same(a, b):
-    """Equal to the last bit."""
-    if isinstance(a, torch.Tensor):
-        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
-    if isinstance(a, dict):
-        return isinstance(b, dict) and list(a) == list(b) and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
 
 
 def copied(value):

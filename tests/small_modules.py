@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-import torch
 from torch import nn
 
 from holdfast.training.class_only import class_only
@@ -59,8 +58,3 @@ def saved(path, module, **more):
     """A file of ours with the module's weights and hyperparameters."""
     root = {"epoch": 1, "global_step": 3, "state_dict": module.state_dict(), **checkpoint_entries(module), **more}
     return write(path, root)
-
-
-def same(one, other):
-    """Whether two state dicts hold the same bits under the same keys."""
-    return list(one) == list(other) and all(torch.equal(one[k], other[k]) for k in one)

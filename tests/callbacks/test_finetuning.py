@@ -9,7 +9,8 @@ from torch import nn
 import holdfast as L
 from holdfast.callbacks import BackboneFinetuning, BaseFinetuning
 from holdfast.errors import ConfigError, Incompatible
-from resuming import at_ends, copied, differing, same, saver
+from resuming import at_ends, copied, differing, saver
+from sameness import same
 from small_fits import Net, fit, read
 
 

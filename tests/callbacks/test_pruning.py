@@ -10,7 +10,8 @@ from torch.nn.utils import prune
 import holdfast as L
 from holdfast.callbacks import ModelPruning
 from holdfast.errors import ConfigError
-from resuming import at_ends, differing, same
+from resuming import at_ends, differing
+from sameness import same
 from small_fits import Net, fit, read
 
 

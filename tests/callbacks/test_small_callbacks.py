@@ -29,7 +29,8 @@ from holdfast.callbacks.throughput import Throughput
 from holdfast.errors import ConfigError
 from holdfast.loggers import CSVLogger
 from holdfast.loggers.base import Logger
-from resuming import at_ends, differing, same, saver
+from resuming import at_ends, differing, saver
+from sameness import same
 from small_fits import Net, fit, loaders, make_trainer, names, read
 
 

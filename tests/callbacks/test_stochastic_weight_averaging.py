@@ -9,7 +9,8 @@ from torch import nn
 import holdfast as L
 from holdfast.callbacks import StochasticWeightAveraging
 from holdfast.errors import ConfigError
-from resuming import at_ends, copied, differing, same
+from resuming import at_ends, copied, differing
+from sameness import same
 from small_fits import Net, fit, names, read
 
 

@@ -18,7 +18,8 @@ from holdfast.callbacks import (
     WeightAveraging,
 )
 from holdfast.errors import ConfigError, Incompatible
-from resuming import at_ends, copied, differing, same, saver
+from resuming import at_ends, copied, differing, saver
+from sameness import same
 from small_fits import Net, fit, loaders, make_trainer, names, read
 
 

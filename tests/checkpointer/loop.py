@@ -112,17 +112,6 @@ def everything(state: State) -> dict[str, Any]:
     }
 
 
-def same(a: Any, b: Any) -> bool:
-    """Equality, bit for bit where there are tensors."""
-    if isinstance(a, torch.Tensor):
-        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
-    if isinstance(a, dict):
-        return isinstance(b, dict) and list(a) == list(b) and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
-    return bool(a == b)
-
-
 def listing(folder: Any):
     """What a folder, or a store, holds; every checkpoint in it is verified in full first."""
     where = Folder(folder if isinstance(folder, Store) else LocalStore(folder))

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from checkpointer.loop import Gone, build, damage, everything, kept, listing, same, train
+from checkpointer.loop import Gone, build, damage, everything, kept, listing, train
 from holdfast import (
     Checkpointer,
     ConfigError,
@@ -35,6 +35,7 @@ from holdfast import (
     never,
 )
 from holdfast.engine.engine import SaveFailedWarning
+from sameness import same
 
 ROOT = os.geteuid() == 0
 

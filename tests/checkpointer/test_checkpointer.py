@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from checkpointer.loop import BATCHES, Gone, build, damage, everything, kept, listing, same, train
+from checkpointer.loop import BATCHES, Gone, build, damage, everything, kept, listing, train
 from holdfast import (
     Checkpointer,
     ConfigError,
@@ -38,6 +38,7 @@ from holdfast import (
 )
 from holdfast import everything as all_of_them
 from holdfast.engine.engine import SaveFailedWarning
+from sameness import same
 
 PATIENCE = 60.0  # seconds; only ever waited out by a test that fails
 EACH = {"when": every(steps=1) | at(Event.VALIDATION_END, Event.TRAIN_EPOCH_END), "which": last(2)}
@@ -162,6 +163,32 @@ def test_lists_and_dicts_are_filled_in_place_and_saved_as_they_were(tmp_path):
         ckpt.resume(history=there, notes=words)
         assert there == [1, {"deep": [2.5]}]
         assert words == {"words": "before", "gone": 1}
+
+
+class LooksAtWeights:
+    """An object that notes, when it is loaded, what the weights of a model are by then."""
+
+    def __init__(self, model):
+        self.model, self.seen = model, None
+
+    def state_dict(self):
+        return {}
+
+    def load_state_dict(self, state):
+        self.seen = self.model.weight.item()
+
+
+def test_models_are_restored_before_all_else(tmp_path):
+    """What is given before a model is loaded after it."""
+    model = torch.nn.Linear(1, 1)
+    with Checkpointer(tmp_path, when=every(steps=1)) as ckpt:
+        ckpt.resume(first=LooksAtWeights(model), model=model)
+        ckpt.step()
+    other = torch.nn.Linear(1, 1)
+    looks = LooksAtWeights(other)
+    with Checkpointer(tmp_path, when=every(steps=1)) as ckpt:
+        ckpt.resume(first=looks, model=other)
+    assert looks.seen == model.weight.item()
 
 
 class DrawsOnLoad:

@@ -9,8 +9,9 @@ import signal
 import pytest
 import torch
 
-from checkpointer.loop import batches, build, everything, kept, learn, listing, same, train
+from checkpointer.loop import batches, build, everything, kept, learn, listing, train
 from holdfast import Checkpointer, MemoryStore, every, last, never
+from sameness import same
 
 EPOCHS = 2
 TARGET = "checkpointer.test_signals_loop:child"

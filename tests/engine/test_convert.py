@@ -23,6 +23,7 @@ from holdfast.errors import ConfigError, Corrupt, StoreError
 from holdfast.policy.values import Event, Moment, Progress, Score, Tally
 from holdfast.policy.what import full
 from holdfast.store import LocalStore
+from sameness import same
 
 
 class Odd:
@@ -60,17 +61,6 @@ def state():
     }
 
 
-def equal(one, other):
-    """Whether two states are the same, bit for bit, type for type."""
-    if isinstance(one, torch.Tensor):
-        return one.dtype == other.dtype and one.shape == other.shape and torch.equal(one, other)
-    if isinstance(one, dict):
-        return list(one) == list(other) and all(equal(one[key], other[key]) for key in one)
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(map(equal, one, other))
-    return type(one) is type(other) and one == other
-
-
 def save(store, name, root):
     """One file that holds a state."""
     places = {"model": ("state_dict",), "optimizer": ("optimizer_states", 0), "callbacks": ("callbacks",)}
@@ -101,14 +91,14 @@ def test_there_and_back_is_the_same(store, shards):
     with opened(store, "one.ckpt", name="one") as file:
         to_folder(file, store, "many.ckpt", shards=shards)
     with CheckpointDirectory(store, "many.ckpt", name="many") as folder:
-        assert equal(folder.whole(opaque=folder.opaque()), state())
+        assert same(folder.whole(opaque=folder.opaque()), state())
         assert len(list((Path(store.root) / "many.ckpt").glob("*.distcp"))) == shards
         to_file(folder, store, "back.ckpt", memory=2**16)
     with opened(store, "back.ckpt", name="back") as file:
-        assert equal(file.whole(opaque=file.opaque()), state())
-        assert equal(file.part("optimizer"), state()["optimizer_states"][0])
+        assert same(file.whole(opaque=file.opaque()), state())
+        assert same(file.part("optimizer"), state()["optimizer_states"][0])
     stock = torch.load(Path(store.root) / "back.ckpt", weights_only=True)
-    assert equal(stock["state_dict"], state()["state_dict"])
+    assert same(stock["state_dict"], state()["state_dict"])
     assert stock["state_dict"]["tied"].data_ptr() == stock["state_dict"]["too"].data_ptr()
 
 

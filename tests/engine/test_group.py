@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
-import socket
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pytest
 
+from engine.two_ranks import run_two
 from holdfast.engine.group import Solo
 from holdfast.errors import ConfigError, RankError
 
@@ -21,32 +18,7 @@ PATIENCE = 60.0  # seconds; what the children's other waits are allowed
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     """What each of two ranks saw, by rank; one launch for all tests: an import of torch costs seconds."""
-    folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": "2",
-        "OMP_NUM_THREADS": "1",
-    }
-    script = Path(__file__).with_name("group_child.py")
-    children = []
-    for rank in range(2):
-        with (folder / f"{rank}.log").open("wb") as log:
-            command = [sys.executable, str(script), str(folder / f"{rank}.json")]
-            environment = {**os.environ, **shared, "RANK": str(rank)}
-            children.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
-    try:
-        codes = [child.wait(timeout=200) for child in children]
-    finally:
-        for child in children:
-            child.kill()
-            child.wait()
-    logs = "\n".join((folder / f"{rank}.log").read_text() for rank in range(2))
-    assert codes == [0, 0], logs
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+    return run_two(tmp_path_factory.mktemp("ranks"), "group_child.py")
 
 
 def test_a_broadcast_gives_every_rank_what_rank_0_sent(ranks):

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+
+from engine.two_ranks import run_two
 
 DEADLINE = 2.0  # seconds; the child's own for the rank that dies
 SOON = 30.0  # seconds; half of what the children's other waits are allowed
@@ -20,32 +16,7 @@ SOON = 30.0  # seconds; half of what the children's other waits are allowed
 def ranks(tmp_path_factory):
     """What each of two ranks saw, by rank; one launch for all tests: an import of torch costs seconds."""
     folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": "2",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
-    }
-    children = []
-    for rank in range(2):
-        with (folder / f"{rank}.log").open("wb") as log:
-            script = Path(__file__).with_name("ranks_child.py")
-            command = [sys.executable, script, folder / f"{rank}.json", folder / "checkpoints"]
-            environment = {**os.environ, **shared, "RANK": str(rank)}
-            children.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
-    try:
-        codes = [child.wait(timeout=200) for child in children]
-    finally:
-        for child in children:
-            child.kill()
-            child.wait()
-    logs = "\n".join((folder / f"{rank}.log").read_text() for rank in range(2))
-    assert codes == [0, -signal.SIGKILL], logs
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+    return run_two(folder, "ranks_child.py", folder / "checkpoints", codes=(0, -signal.SIGKILL))
 
 
 def test_rank_0_decides_and_the_plan_is_broadcast(ranks):

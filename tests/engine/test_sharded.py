@@ -28,6 +28,7 @@ from holdfast.policy.when import every
 from holdfast.policy.where import Where
 from holdfast.policy.which import best, last
 from holdfast.store import LocalStore, MemoryStore
+from sameness import same
 
 NAME = "epoch=0-step=1.ckpt"
 
@@ -111,23 +112,12 @@ def home(tmp_path):
     home.engine.close(clean=True)
 
 
-def equal(one, other):
-    """Whether two states are the same, bit for bit, key for key."""
-    if isinstance(one, torch.Tensor):
-        return one.dtype == other.dtype and one.shape == other.shape and torch.equal(one, other)
-    if isinstance(one, dict):
-        return list(one) == list(other) and all(equal(one[key], other[key]) for key in one)
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(map(equal, one, other))
-    return type(one) is type(other) and one == other
-
-
 def test_a_folder_is_read_back_bit_for_bit(home, tmp_path):
     """The whole dictionary, single parts and single tensors; keys keep their order."""
     with CheckpointDirectory(LocalStore(tmp_path), NAME, name=NAME) as found:
-        assert equal(found.whole(), state(1))
-        assert equal(found.part("model"), model(1))
-        assert equal(found.whole(keys=["epoch", "callbacks"]), {"epoch": 0, "callbacks": state(1)["callbacks"]})
+        assert same(found.whole(), state(1))
+        assert same(found.part("model"), model(1))
+        assert same(found.whole(keys=["epoch", "callbacks"]), {"epoch": 0, "callbacks": state(1)["callbacks"]})
         assert torch.equal(found.tensor("optimizer.state.wide.exp_avg"), torch.full((200, 200), 0.5))
         assert found.part("model", dtype=torch.float64)["wide"].dtype == torch.float64
 
@@ -164,14 +154,14 @@ def test_stock_torch_loads_it(home, tmp_path):
     slots = {"state": {"wide": {"exp_avg": torch.zeros(200, 200), "step": torch.tensor(0.0)}}}
     loaded = {"model": into, "optimizer": slots}
     dcp.load(loaded, checkpoint_id=str(tmp_path / NAME), no_dist=True)
-    assert equal(loaded["model"], wanted)
-    assert equal(slots["state"]["wide"], state(1)["optimizer_states"][0]["state"][0])
+    assert same(loaded["model"], wanted)
+    assert same(slots["state"]["wide"], state(1)["optimizer_states"][0]["state"][0])
 
     from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
     dcp_to_torch_save(tmp_path / NAME, tmp_path / "stock.pt")
     stock = torch.load(tmp_path / "stock.pt", weights_only=True)
-    assert equal({key: stock["model"][key] for key in wanted}, wanted)
+    assert same({key: stock["model"][key] for key in wanted}, wanted)
     rest = torch.load(tmp_path / NAME / "state.ckpt", weights_only=True)
     assert (rest["callbacks"]["one"]["memory"].tolist(), rest["state_dict"]["wide"]) == ([1.0] * 3, None)
 
@@ -224,7 +214,7 @@ def test_damage_names_file_and_tensor(home, tmp_path):
     with CheckpointDirectory(LocalStore(tmp_path), NAME, name=NAME) as checkpoint:
         with pytest.raises(Corrupt, match=r"tensor model\.wide in __0_0\.distcp has CRC-32"):
             checkpoint.part("model")
-        assert equal(checkpoint.part("callbacks"), state(1)["callbacks"])
+        assert same(checkpoint.part("callbacks"), state(1)["callbacks"])
 
 
 def test_every_byte_of_every_file_counts(home, tmp_path):
@@ -394,7 +384,7 @@ def test_files_and_folders_follow_each_other_in_one_place(tmp_path):
         assert home.names() == [[f"epoch=0-step={step}.ckpt", "last.ckpt"]]
         assert (tmp_path / "last.ckpt").is_symlink() is divided
         with opened(home.folder.store, "last.ckpt", name="last") as found:
-            assert equal(found.whole(), state(step))
+            assert same(found.whole(), state(step))
     home.engine.close(clean=True)
     assert {path.name for path in tmp_path.iterdir()} == {"epoch=0-step=3.ckpt", "last.ckpt", ".holdfast"}
 

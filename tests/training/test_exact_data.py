@@ -11,20 +11,10 @@ from torch.utils.data import DataLoader
 import exact_fits
 from exact_fits import EPOCHS, LOADERS, SAMPLES, Net, Rows, end_of, plain, run
 from holdfast.callbacks import ModelCheckpoint
+from sameness import same
 from scale import sample
 
 pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
-
-
-def same(a, b):
-    """Equal to the last bit."""
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return list(a) == list(b) and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
 
 
 def begun(server, folder, kind, **options):

@@ -14,7 +14,8 @@ from torch import nn
 from holdfast.errors import ConfigError, Corrupt, Incompatible
 from holdfast.training.hparams import AttributeDict
 from making import overwrite
-from small_modules import Conf, Mode, Module, Net, same, saved
+from sameness import same
+from small_modules import Conf, Mode, Module, Net, saved
 from writing import write
 
 

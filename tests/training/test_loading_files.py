@@ -15,8 +15,20 @@ from holdfast.errors import ConfigError, Corrupt, Foreign, Incompatible, NotFoun
 from holdfast.store import LocalStore
 from holdfast.training.loading import read_checkpoint
 from making import overwrite
-from small_modules import Mode, Module, Net, same, saved
+from sameness import same
+from small_modules import Mode, Module, Net, saved
 from writing import write
+
+
+class Odd(Module):
+    def __init__(self, act=None, width=1):
+        super().__init__()
+        self.save_hyperparameters()
+
+
+class Needs(Module):
+    def __init__(self, act, width):
+        super().__init__()
 
 
 @pytest.fixture
@@ -37,16 +49,6 @@ def test_a_foreign_file_is_read_safely(path):
 
 def test_a_foreign_value_that_is_not_plain_needs_trust(path, caplog):
     """It is left out of a safe load, and said; needed, it is an error that names weights_only=False."""
-
-    class Odd(Module):
-        def __init__(self, act=None, width=1):
-            super().__init__()
-            self.save_hyperparameters()
-
-    class Needs(Module):
-        def __init__(self, act, width):
-            super().__init__()
-
     torch.save({"state_dict": {}, "hyper_parameters": {"act": nn.ReLU, "width": 2, "mode": Mode.SLOW}}, path)
     assert dict(Odd.load_from_checkpoint(path).hparams) == {"act": None, "width": 2}
     assert "not plain, which a safe load leaves out: act" in caplog.text
@@ -77,16 +79,6 @@ def test_a_foreign_file_may_be_anything(path):
 
 def test_values_that_are_not_plain_need_trust(path, caplog):
     """A hyperparameter that only pickle holds is left out of a safe load and said; trust gives it back."""
-
-    class Odd(Module):
-        def __init__(self, act=None, width=1):
-            super().__init__()
-            self.save_hyperparameters()
-
-    class Needs(Module):
-        def __init__(self, act, width):
-            super().__init__()
-
     with pytest.warns(UserWarning, match="neither plain nor tensors: hyper_parameters.act"):
         saved(path, Odd(nn.ReLU, 2))
     back = Odd.load_from_checkpoint(path)

@@ -14,9 +14,10 @@ from holdfast.errors import ConfigError, Corrupt, NotFound, StoreError
 from holdfast.store import urls
 from holdfast.store.opened import OpenFile
 from making import overwrite
+from sameness import same
 from small_fits import Net as FitNet
 from small_fits import fit, loaders, make_trainer, names
-from small_modules import Net, same, saved
+from small_modules import Net, saved
 
 
 class _Files(BaseHTTPRequestHandler):
@@ -43,7 +44,7 @@ def web():
     """A server on this machine; ``put(name, content)`` returns the URL."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Files)
     server.files = {}
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=[0.01])  # how soon shutdown() is seen
     thread.start()
 
     def put(name, content):

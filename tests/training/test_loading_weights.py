@@ -8,7 +8,8 @@ from torch import nn
 
 from holdfast.errors import Incompatible
 from holdfast.policy.what import trainable_only
-from small_modules import Module, Net, same, saved
+from sameness import same
+from small_modules import Module, Net, saved
 from writing import write
 
 

@@ -8,7 +8,8 @@ import torch
 
 from holdfast.errors import ConfigError, Incompatible
 from holdfast.training.loading import read_checkpoint
-from small_modules import Net, same, saved
+from sameness import same
+from small_modules import Net, saved
 from writing import write
 
 

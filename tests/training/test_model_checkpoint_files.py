@@ -12,6 +12,7 @@ import torch
 import holdfast as L
 from holdfast.callbacks import ModelCheckpoint
 from small_fits import Net, falling, fit, names, read, rising, steps
+from two_optimizers import TwoOptimizers
 
 
 def test_the_default_keeps_the_newest_epoch(tmp_path):
@@ -165,21 +166,6 @@ def test_two_optimizers_count_the_steps_of_both(tmp_path):
         tmp_path, ModelCheckpoint(tmp_path, every_n_train_steps=3, save_top_k=-1), net=TwoOptimizers(), max_epochs=1
     )  # fmt: skip
     assert names(tmp_path) == ["epoch=0-step=4.ckpt", "epoch=0-step=6.ckpt"]
-
-
-class TwoOptimizers(Net):
-    def __init__(self):
-        super().__init__()
-        self.automatic_optimization = False
-
-    def training_step(self, batch, batch_idx):
-        for optimizer in self.optimizers():
-            optimizer.zero_grad()
-            self.manual_backward(self.loss(batch))
-            optimizer.step()
-
-    def configure_optimizers(self):
-        return [torch.optim.SGD(self.layers[i].parameters(), lr=0.1) for i in (0, 3)]
 
 
 # save_last

@@ -22,12 +22,8 @@ from holdfast.callbacks import ModelCheckpoint
 from holdfast.errors import Incompatible
 from holdfast.policy.plan import Policy
 from holdfast.policy.where import Where
+from sameness import same
 from small_fits import Net, fit, loaders, make_trainer, names, read, steps
-
-
-def equal(one, other):
-    """Whether two state dicts hold the same bits under the same keys."""
-    return list(one) == list(other) and all(torch.equal(one[key], other[key]) for key in one)
 
 
 @pytest.fixture
@@ -93,7 +89,7 @@ def test_pain_15b_missing_arguments_are_said_with_the_call_that_gives_them(tmp_p
     with pytest.raises(Incompatible, match=r"Bare\.load_from_checkpoint\(path, backbone=\.\.\., classes=\.\.\.\)"):
         Bare.load_from_checkpoint(tmp_path / "a.ckpt")
     back = Bare.load_from_checkpoint(tmp_path / "a.ckpt", backbone=nn.Linear(4, 2), classes=3)
-    assert equal(back.state_dict(), net.state_dict())
+    assert same(back.state_dict(), net.state_dict())
 
 
 # Names of keys
@@ -241,7 +237,7 @@ def test_pain_59_a_file_without_the_frozen_backbone_is_small_and_goes_on(tmp_pat
     again.backbone.load_state_dict(base)
     net = fit(tmp_path / "d", net=again, ckpt_path=path, max_epochs=3, seed=9).lightning_module
     assert steps(path) == (1 + int(name[6])) * 4
-    assert equal(net.state_dict(), whole.lightning_module.state_dict())
+    assert same(net.state_dict(), whole.lightning_module.state_dict())
 
 
 def test_pain_59_what_was_trained_alone_is_loaded_onto_the_base(tmp_path, caplog):
@@ -249,7 +245,7 @@ def test_pain_59_what_was_trained_alone_is_loaded_onto_the_base(tmp_path, caplog
     caplog.set_level("INFO", logger="holdfast")
     trainer = fit(tmp_path, ModelCheckpoint(tmp_path, policy=small(trainable_only)), make=Frozen, max_epochs=1)
     back = Frozen.load_from_checkpoint(tmp_path / "epoch=0.ckpt", strict=False)
-    assert equal(back.layers.state_dict(), trainer.lightning_module.layers.state_dict())
+    assert same(back.layers.state_dict(), trainer.lightning_module.layers.state_dict())
     assert "not in the checkpoint: backbone.weight, backbone.bias" in told(caplog)
 
 
@@ -280,7 +276,7 @@ def test_pain_60_a_file_opens_without_the_code_that_wrote_it(tmp_path):
     assert {name.partition(".")[0] for name in named} <= {"torch", "collections"}
     done = subprocess.run([sys.executable, "-c", PLAIN, path], capture_output=True, text=True, check=True)
     assert done.stdout.endswith(" 4 []\n")
-    assert equal(Net.load_from_checkpoint(path).state_dict(), net.state_dict())  # under whatever name it lives on
+    assert same(Net.load_from_checkpoint(path).state_dict(), net.state_dict())  # under whatever name it lives on
 
 
 # Starting anew with what was learned
@@ -290,7 +286,7 @@ def test_pain_61_weights_without_epoch_and_optimizer_are_taken_by_load_from_chec
     """A new fit from old weights begins at its first step; of a file that can do more, the rest is left."""
     net, path = trained
     start = Net.load_from_checkpoint(path)
-    assert equal(start.state_dict(), net.state_dict())
+    assert same(start.state_dict(), net.state_dict())
     trainer = fit(tmp_path / "b", net=start, max_epochs=1, enable_checkpointing=False)
     assert (trainer.global_step, start.seen[0]) == (4, (0, 0))
     assert {state["step"].item() for state in trainer.optimizers[0].state.values()} == {4.0}
@@ -304,7 +300,7 @@ def test_pain_61_a_file_of_weights_alone_says_what_to_do_instead_of_going_on(tmp
         fit(tmp_path / "b", ckpt_path=path)
     assert "it holds no optimizer state: it was saved with weights only" in str(refused.value)
     assert "take only the weights: load_from_checkpoint()" in str(refused.value)
-    assert equal(Net.load_from_checkpoint(path).state_dict(), read(path)["state_dict"])
+    assert same(Net.load_from_checkpoint(path).state_dict(), read(path)["state_dict"])
 
 
 class Classifier(Net):
@@ -330,8 +326,8 @@ def test_pain_62_a_changed_head_is_skipped_and_listed_on_request(tmp_path, caplo
     made = Classifier(10).head.state_dict()
     torch.manual_seed(5)
     back = Classifier.load_from_checkpoint(path, classes=10, on_mismatch="skip")
-    assert equal(back.layers.state_dict(), net.layers.state_dict())
-    assert equal(back.head.state_dict(), made)
+    assert same(back.layers.state_dict(), net.layers.state_dict())
+    assert same(back.head.state_dict(), made)
     assert "loaded 4 of the 6 tensors of Classifier" in told(caplog)
     assert "left as made, for they are of another shape: head.weight ([3, 8] there, [10, 8] here)" in told(caplog)
 

@@ -12,7 +12,9 @@ import torch
 
 import holdfast as L
 from holdfast.callbacks import EarlyStopping, ModelCheckpoint
+from sameness import same
 from small_fits import Net, facts, fit, loaders, make_trainer, names, read
+from two_optimizers import TwoOptimizers
 
 EPOCHS = 3
 
@@ -45,17 +47,6 @@ def everything_of(trainer):
         "schedulers": [c.scheduler.state_dict() for c in trainer.lr_scheduler_configs],
         "progress": trainer.loop.progress,
     }
-
-
-def same(a, b):
-    """Equal to the last bit."""
-    if isinstance(a, torch.Tensor):
-        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
-    if isinstance(a, dict):
-        return list(a) == list(b) and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
 
 
 class Plateau(Net):
@@ -204,17 +195,7 @@ def test_memories_of_callbacks_are_restored(tmp_path):
 def test_several_optimizers_are_restored(tmp_path):
     """Manual optimisation, each optimizer with its own state."""
 
-    class Two(Net):
-        def __init__(self):
-            super().__init__()
-            self.automatic_optimization = False
-
-        def training_step(self, batch, batch_idx):
-            for optimizer in self.optimizers():
-                optimizer.zero_grad()
-                self.manual_backward(self.loss(batch))
-                optimizer.step()
-
+    class Two(TwoOptimizers):
         def configure_optimizers(self):
             return [torch.optim.Adam(self.layers[i].parameters(), lr=0.1) for i in (0, 3)]
 
