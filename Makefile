@@ -26,10 +26,11 @@ test: setup
 test-slow: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not interop"
 
-# The same, with the counted claims whole: every step of every configuration, every number of ranks.
+# The same and the quick ones, with the counted claims whole: every step of every configuration, every number of
+# ranks. Those of tests/torture are make torture's.
 test-all: test
-	OMP_NUM_THREADS=1 HOLDFAST_TORTURE=whole $(BIN)/python -m pytest -m "not interop" --timeout 1800 \
-		tests/state tests/strategies tests/testing tests/training
+	OMP_NUM_THREADS=1 HOLDFAST_TORTURE=whole $(BIN)/python -m pytest -m "(slow or torture) and not interop" \
+		--timeout 1800 --ignore tests/torture
 
 # Under a Slurm of its own, which it starts: a job that is requeued and goes on. Needs slurmd, slurmctld and munge.
 test-extra: setup

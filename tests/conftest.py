@@ -21,12 +21,17 @@ if os.environ.get("CI"):
 HERE = Path(__file__).parent
 SLOW = (
     "benchmarks",
+    "catalog/test_listing_opens.py",
+    "checkpointer/test_loop_data.py",
+    "cli/test_cli_processes.py",
     "compat/test_holdfast_run.py",
     "compat/test_served_names.py",
     "engine/test_convert.py",
     "engine/test_group.py",
     "engine/test_ranks.py",
     "engine/test_sharded.py",
+    "loggers/test_optional_trackers.py",
+    "state/test_loader_workers.py",
     "strategies",
     "testing",
     "torture",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 
 import numpy as np
@@ -18,7 +19,9 @@ from torch.utils.data import (
     SubsetRandomSampler,
     WeightedRandomSampler,
 )
+from torchdata.stateful_dataloader import StatefulDataLoader
 
+from holdfast.state import random as random_state
 from holdfast.state.loaders import feed
 from holdfast.state.samplers import GlobalSampler
 
@@ -198,3 +201,46 @@ class Run:
     def go_on(self, state):
         self.epoch, self.done = state["epoch"], state["done"]
         self.feed.load_state_dict(state["feed"])
+
+
+def in_both_ways(kind, **options):
+    """Three epochs, and what is drawn then, read through us and from the bare loader."""
+
+    def read(begin):
+        return [[plain(batch) for batch in begin()] for _ in range(3)], torch.rand(()).item(), random.random()
+
+    seed_all(1)
+    ours = read(feed(make(kind, **options)).begin)
+    seed_all(1)
+    return ours, read(make(kind, **options).__iter__)
+
+
+def stored(state):
+    """Through a file, as the safe loader reads it."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def resumed(make_loader, stop_at, *, size=None, make_other=None, over=False):
+    """What comes after ``stop_at`` in a run that goes on there, in a process that was seeded otherwise."""
+    seed_all(1)
+    run = Run(make_loader(), size)
+    run.epochs(3, stop_at)
+    state, generators = stored(run.state(over)), stored(random_state.capture())
+    del run
+    seed_all(99)
+    run = Run((make_other or make_loader)(), size)
+    run.go_on(state)
+    random_state.restore(generators)
+    return run.epochs(3)
+
+
+def uninterrupted(make_loader, size=None):
+    seed_all(1)
+    return Run(make_loader(), size).epochs(3)
+
+
+def stateful(**options):
+    return StatefulDataLoader(Numbers(20), batch_size=4, shuffle=True, generator=seeded(), **options)

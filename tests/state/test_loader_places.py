@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import random
 import warnings
 
 import pytest
-import torch
 from torch.utils.data import DataLoader, RandomSampler
-from torchdata.stateful_dataloader import StatefulDataLoader
 
 from holdfast.state import random as random_state
 from holdfast.state.feeds import Keeping, Rereading
@@ -20,72 +17,31 @@ from loader_cases import (
     OF_TORCH,
     OF_USERS,
     SAMPLES,
-    WORKERS,
     Augmented,
     Backwards,
     Drawing,
     Numbers,
     Run,
     Stream,
+    in_both_ways,
     make,
     plain,
+    resumed,
     seed_all,
-    seeded,
+    stateful,
+    stored,
+    uninterrupted,
 )
-from scale import sample
 
 # torchdata calls a function that torch has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
 
 
-KINDS = [*OF_TORCH, "a user's generators", "a list"]
-IN_TURN = [(kind, "no workers") for kind in KINDS]
-IN_TURN += sample([(kind, workers) for kind in KINDS for workers in ("2 workers", "2 that stay")], 6)
-
-
-def stored(state):
-    """Through a file, as the safe loader reads it."""
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
-
-
-def resumed(make_loader, stop_at, *, size=None, make_other=None, over=False):
-    """What comes after ``stop_at`` in a run that goes on there, in a process that was seeded otherwise."""
-    seed_all(1)
-    run = Run(make_loader(), size)
-    run.epochs(3, stop_at)
-    state, generators = stored(run.state(over)), stored(random_state.capture())
-    del run
-    seed_all(99)
-    run = Run((make_other or make_loader)(), size)
-    run.go_on(state)
-    random_state.restore(generators)
-    return run.epochs(3)
-
-
-def uninterrupted(make_loader, size=None):
-    seed_all(1)
-    return Run(make_loader(), size).epochs(3)
-
-
-@pytest.mark.torture
-@pytest.mark.parametrize(("kind", "workers"), IN_TURN)
-def test_the_order_is_the_bare_loaders(kind, workers):
+@pytest.mark.parametrize("kind", [*OF_TORCH, "a user's generators", "a list"])
+def test_the_order_is_the_bare_loaders(kind):
     """Three epochs, batch for batch; and the global generators stand where they would."""
-
-    def bare():
-        seed_all(1)
-        loader = make(kind, **WORKERS[workers])
-        return [[plain(batch) for batch in loader] for _ in range(3)], torch.rand(()).item(), random.random()
-
-    def ours():
-        seed_all(1)
-        place = feed(make(kind, **WORKERS[workers]))
-        return [[plain(batch) for batch in place.begin()] for _ in range(3)], torch.rand(()).item(), random.random()
-
-    assert ours() == bare()
+    ours, bare = in_both_ways(kind)
+    assert ours == bare
 
 
 @pytest.mark.parametrize("kind", [*OF_TORCH, *OF_USERS])
@@ -97,22 +53,6 @@ def test_it_goes_on_at_any_batch(kind):
         rest = resumed(lambda: make(kind), (1, done))
         assert rest == whole[len(whole) - len(rest) :]
         assert len(rest) == len(whole) - sum(epoch == 0 for epoch, *_ in whole) - done
-
-
-@pytest.mark.torture
-@pytest.mark.parametrize("workers", ["2 workers", "2 that stay"])
-@pytest.mark.parametrize("kind", sample([*OF_TORCH, *OF_USERS], 4))
-def test_it_goes_on_with_workers_that_read_ahead(kind, workers):
-    """What workers have fetched and nobody was given is fetched again; what training draws is the same too."""
-
-    def loader():
-        return make(kind, **WORKERS[workers])
-
-    whole = uninterrupted(loader)
-    for stop_at in ((0, 1), (1, 2)):
-        rest = resumed(loader, stop_at)
-        assert rest == whole[len(whole) - len(rest) :]
-        assert rest[0][0] == stop_at[0]
 
 
 @pytest.mark.parametrize("kind", ["shuffled", "shuffled by a generator", "with replacement", "a user's generators"])
@@ -238,34 +178,6 @@ def test_what_differs_is_said(change, said):
     assert any(said in str(one.message) for one in caught)
 
 
-@pytest.mark.parametrize("before", [1, 2])
-@pytest.mark.parametrize("after", [1, 2])
-def test_what_workers_draw_hangs_on_the_batch_alone(before, after):
-    """Augmentation from Python, NumPy and torch is exact at any batch, and the same with another number of workers."""
-
-    def with_workers(count):
-        return lambda: make("shuffled", Augmented(), num_workers=count, persistent_workers=True)
-
-    whole = uninterrupted(with_workers(before))
-    assert whole == uninterrupted(with_workers(after))
-    rest = resumed(with_workers(before), (1, 2), make_other=with_workers(after))
-    assert rest == whole[len(whole) - len(rest) :]
-    drawn = [row[1:] for _, batch, *_ in whole for row in batch]
-    assert len({tuple(row) for row in drawn}) == len(drawn)
-
-
-def test_spawned_workers_draw_the_same():
-    """Nothing of ours needs a fork."""
-
-    def loader(context):
-        return make("shuffled", Augmented(), num_workers=1, multiprocessing_context=context)
-
-    seed_all(1)
-    forked = [plain(batch) for batch in feed(loader("fork")).begin(3)]
-    seed_all(1)
-    assert [plain(batch) for batch in feed(loader("spawn")).begin(3)] == forked
-
-
 def test_without_workers_the_main_process_draws_as_ever():
     """Augmentation there comes from the global generators, which are restored: exact, and not reseeded."""
 
@@ -278,24 +190,6 @@ def test_without_workers_the_main_process_draws_as_ever():
     assert [plain(batch) for batch in feed(loader()).begin()] == bare
     whole = uninterrupted(loader)
     assert resumed(loader, (1, 2)) == whole[8:]
-
-
-class Watching(Numbers):
-    """Notes what its methods are called with, in the worker."""
-
-    def __getitems__(self, indices):
-        info = torch.utils.data.get_worker_info()
-        return [(type(indices).__name__, info.dataset is self, self.mark)]
-
-
-def mark(worker):
-    torch.utils.data.get_worker_info().dataset.mark = f"worker {worker}"
-
-
-def test_workers_meet_nothing_of_ours():
-    """The dataset gets plain lists, and what the worker_init_fn finds is the dataset itself."""
-    loader = DataLoader(Watching(), 4, num_workers=1, worker_init_fn=mark, collate_fn=list)
-    assert next(feed(loader).begin()) == [("list", True, "worker 0")]
 
 
 def test_a_subclass_keeps_its_class_and_what_is_assigned_later():
@@ -394,32 +288,6 @@ def test_a_dataset_with_a_state_goes_on_without_reading_again():
     other.load_state_dict(place.state_dict(2, over=False))
     assert [batch.tolist()[0] for batch in other.begin(ahead=True)] == [8, 12, 16, 20]
     assert len([*other.begin(ahead=True)]) == 6
-
-
-def stateful(**options):
-    return StatefulDataLoader(Numbers(20), batch_size=4, shuffle=True, generator=seeded(), **options)
-
-
-@pytest.mark.parametrize("options", [{}, {"num_workers": 2}, {"num_workers": 1, "persistent_workers": True}])
-@pytest.mark.parametrize("size", [5, 3])
-def test_a_loader_with_a_state_loses_no_epoch(options, size):
-    """Saved after each batch, the last one included, of epochs that are whole or cut off by a limit; and at an end."""
-    whole = uninterrupted(lambda: stateful(**options), size)
-    assert len(whole) == 3 * size
-    for done in range(1, size + 1):
-        for over in {False, done == size}:
-            seed_all(1)
-            run = Run(stateful(**options), size)
-            run.epochs(3, (1, done))
-            state, generators = stored(run.state(over)), stored(random_state.capture())
-            seed_all(97)
-            run = Run(stateful(**options), size)
-            # As the trainer does: behind the last batch the next epoch begins.
-            behind = done == size
-            run.go_on({**state, "feed": {**state["feed"], "over": behind}})
-            random_state.restore(generators)
-            run.epoch, run.done = (2, 0) if behind else (1, done)
-            assert run.epochs(3) == whole[size + done :], (done, over)
 
 
 def test_a_loader_with_a_state_that_was_read_to_its_end_goes_on_in_the_next_epoch():
