@@ -16,6 +16,7 @@ import holdfast
 from holdfast import cli
 from holdfast.catalog.manifest import Manifest, RunRef
 from holdfast.policy.values import Progress
+from mutations import MUTATIONS, PAGE, render
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "holdfast"
@@ -237,10 +238,26 @@ def test_verbs_and_flags_are_these():
         assert taken == expected
 
 
-@pytest.mark.parametrize(
-    "folder", ["policy", "store", "catalog", "engine", "state", "strategies", "formats", "cli", "compat"]
-)
+@pytest.mark.parametrize("folder", [f for f in FLOORS if (SOURCE / f).is_dir()])
 def test_rooms_stay_small(folder):
     """A file of more than 400 lines wants to be two things; at 450 it has to."""
     long = {p.name: n for p in (SOURCE / folder).rglob("*.py") if (n := len(p.read_text().splitlines())) > 450}
     assert long == {}
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: f"{mutation.invariant} {mutation.broken}")
+def test_the_line_that_keeps_an_invariant_and_its_test_are_there(mutation):
+    """Each where mutations.md says, once; ``make torture`` shows that the test fails without the line."""
+    assert (SOURCE / mutation.file).read_text().count(mutation.line) == 1
+    path, _, name = mutation.test.partition("::")
+    assert f"def {name.partition('[')[0]}(" in (ROOT / path).read_text()
+
+
+def test_the_page_of_mutations_is_written_anew():
+    """mutations.md says what ``python tests/mutations.py --write`` would write."""
+    assert PAGE.read_text() == render()
+
+
+def test_every_invariant_has_a_mutation():
+    """I1 to I10."""
+    assert {mutation.invariant for mutation in MUTATIONS} == {f"I{number}" for number in range(1, 11)}
