@@ -419,9 +419,9 @@ def main() -> int:
         for part in ("src", "tests"):
             shutil.copytree(ROOT / part, tree / part, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", tree)
-        code, _ = run(tree, *dict.fromkeys(mutation.test for mutation in MUTATIONS))
+        code, reason = run(tree, *dict.fromkeys(mutation.test for mutation in MUTATIONS))
         if code != 0:
-            problems.append("the named tests do not all pass without any mutation")
+            problems.append(f"the named tests do not all pass without any mutation: {reason}")
         else:
             problems += [problem for mutation in MUTATIONS if (problem := trial(tree, mutation))]
     for problem in problems:
