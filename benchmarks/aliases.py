@@ -1,4 +1,4 @@
-"""Count what is written when several rules want one step: ``save_last`` beside top-k, and three callbacks.
+"""Count what is written when several rules want one step: ``save_last`` beside top-k, three callbacks, three folders.
 
     python benchmarks/aliases.py [--megabytes 30] [--peers PYTHON] [--json FILE]
 
@@ -25,16 +25,19 @@ from measuring import write_json
 
 STEPS, EVERY = 20, 5
 BEST = {"monitor": "loss", "save_top_k": 2, "every_n_train_steps": EVERY}
+THREE: list[dict[str, Any]] = [
+    {**BEST, "filename": "best-{step}"},
+    {"filename": "all-{step}", "save_top_k": -1, "every_n_train_steps": EVERY},
+    {"filename": "newest-{step}", "monitor": "step", "mode": "max", "every_n_train_steps": EVERY},
+]
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "top-k": [BEST],
     "top-k, save_last": [{**BEST, "save_last": True}],
     "top-k, save_last='link'": [{**BEST, "save_last": "link"}],
-    "three callbacks": [
-        {**BEST, "filename": "best-{step}"},
-        {"filename": "all-{step}", "save_top_k": -1, "every_n_train_steps": EVERY},
-        {"filename": "newest-{step}", "monitor": "step", "mode": "max", "every_n_train_steps": EVERY},
-    ],
+    "three callbacks": THREE,
+    "three callbacks, three folders": [{**options, "dirpath": str(n)} for n, options in enumerate(THREE)],
 }
+"""Arguments of each callback; ``dirpath`` is below the folder of the fit."""
 
 
 def main() -> None:
@@ -58,7 +61,7 @@ def main() -> None:
     for name, settings in found.items():
         for setting, one in settings.items():
             times = one["written"] / (saves * one["size"])
-            print(f"{name:12}{setting:26}{one['written'] / 1e6:9.1f} ({times:4.2f}){one['files']:4}")
+            print(f"{name:12}{setting:32}{one['written'] / 1e6:9.1f} ({times:4.2f}){one['files']:4}")
     write_json(asked.json, {"megabytes": asked.megabytes, "saves": saves, "trainers": found})
     print(f"\nraw: {asked.json}")
 
@@ -91,7 +94,10 @@ def measure(name: str, megabytes: float, folder: Path) -> dict[str, Any]:
                 accelerator="cpu",
                 devices=1,
                 logger=False,
-                callbacks=[ModelCheckpoint(dirpath=made, **options) for options in callbacks],
+                callbacks=[
+                    ModelCheckpoint(**{**options, "dirpath": Path(made, options.get("dirpath", ""))})
+                    for options in callbacks
+                ],
                 enable_progress_bar=False,
                 enable_model_summary=False,
                 default_root_dir=made,

@@ -142,7 +142,7 @@ MUTATIONS = (
     Mutation(
         "I2",
         "what is replaced goes although part of the save failed",
-        "engine/engine.py",
+        "engine/shelf.py",
         "            if not troubles:\n",
         "            if True:\n",
         "tests/torture/test_order.py::test_a_failed_save_evicts_nothing",
@@ -206,8 +206,8 @@ MUTATIONS = (
     Mutation(
         "I3",
         "what fails after the commit point is swallowed",
-        "engine/engine.py",
-        "        self._troubles = [after",
+        "engine/shelf.py",
+        "        self.troubles = [after",
         "        _ = [after",
         "tests/torture/test_faults.py::test_whichever_call_of_a_save_fails_the_last_good_checkpoint_stands",
     ),
@@ -222,7 +222,7 @@ MUTATIONS = (
     Mutation(
         "I5",
         "the checkpoint that was resumed from may go",
-        "engine/engine.py",
+        "engine/shelf.py",
         "len(self._durable) >= 2",
         "len(self._durable) >= 0",
         "tests/checkpointer/test_runs.py::test_the_checkpoint_resumed_from_stays_until_two_newer_ones_are_durable",
@@ -230,7 +230,7 @@ MUTATIONS = (
     Mutation(
         "I5",
         "the last healthy checkpoint goes for one whose weights are NaN",
-        "engine/engine.py",
+        "engine/shelf.py",
         "going = decided.evict if healthy else",
         "going = decided.evict if True else",
         "tests/engine/test_health.py::test_the_last_healthy_checkpoint_outlives_sick_ones_of_whatever_number",
@@ -294,10 +294,26 @@ MUTATIONS = (
     Mutation(
         "I7",
         "a save begins while another is being written",
-        "engine/engine.py",
-        "        self.settle(then=moment)\n        again",
-        "        again",
-        "tests/torture/test_order.py::test_one_save_is_in_flight",
+        "engine/mover.py",
+        "            ticket.wait()",
+        "            pass",
+        "tests/torture/test_order.py::test_one_save_is_in_flight_whichever_folder_it_is_of",
+    ),
+    Mutation(
+        "I7",
+        "each folder's callbacks write a file of their own",
+        "engine/mover.py",
+        "(group for group in groups if _can_share(group, taker[0]))",
+        "(group for group in groups if False)",
+        "tests/training/test_several_folders.py::test_three_callbacks_in_three_folders_write_once_a_step",
+    ),
+    Mutation(
+        "I1",
+        "a copy in another file system is published unread",
+        "catalog/second.py",
+        "if found.verdict is not Verdict.WHOLE:",
+        "if False:",
+        "tests/catalog/test_second.py::test_a_copy_that_is_not_what_was_saved_is_no_checkpoint",
     ),
     Mutation(
         "I8",

@@ -51,9 +51,9 @@ def test_memory_is_watched_while_a_state_is_saved(tmp_path):
 
 
 def test_every_rule_of_ours_for_one_step_writes_one_file(tmp_path):
-    """``save_last`` beside top-k and three callbacks write one checkpoint a step, and no second one."""
+    """``save_last`` beside top-k, and three callbacks in one folder or three: one checkpoint a step, and no second."""
     raw = tmp_path / "raw.json"
-    assert "three callbacks" in run("aliases.py", "--megabytes=2", "--peers=", f"--json={raw}")
+    assert "three callbacks, three folders" in run("aliases.py", "--megabytes=2", "--peers=", f"--json={raw}")
     figures = json.loads(raw.read_text())
     for one in figures["trainers"]["holdfast"].values():
         assert one["written"] // (0.9 * figures["saves"] * one["size"]) == 1

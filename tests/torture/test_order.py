@@ -8,7 +8,14 @@ import warnings
 import pytest
 
 from faults import CHANGING, Call, failing_at, short_writes, watching
-from holdfast.engine.engine import SaveFailedWarning
+from holdfast.catalog import runs
+from holdfast.catalog.folder import Folder
+from holdfast.engine.engine import Engine, SaveFailedWarning
+from holdfast.policy.plan import Policy
+from holdfast.policy.values import Event, Moment, Progress
+from holdfast.policy.when import every
+from holdfast.policy.which import last
+from holdfast.store import LocalStore
 from scale import sample
 from torture.saver import Saver
 
@@ -89,3 +96,17 @@ def test_one_save_is_in_flight(saver):
         second = saver.begin()
         assert first.durable
         assert second.record is not None
+
+
+def test_one_save_is_in_flight_whichever_folder_it_is_of(saver, tmp_path):
+    """I7: a run that saves in several folders has one writer, and memory for one save."""
+    folder = Folder(LocalStore(tmp_path / "other"))
+    folder.store.prepare()
+    rules = [Policy("other", every(steps=1), last(1))]
+    beside = Engine(folder, runs.begin(folder), rules, saver.engine.mover.state, beside=saver.engine)
+    with short_writes(16):  # thousands of writes
+        first = saver.begin()
+        second = beside.consider(Moment(frozenset({Event.BATCH_END}), Progress(steps=1, batches=1)))
+        assert first.durable
+        assert second.record is not None
+    beside.close(clean=True)

@@ -37,7 +37,7 @@ class Told:
         assert value == {"error": None, "told": []}
 
     def collect(self, key, *, ranks, deadline, phase):
-        return {0: {"error": None, "result": {"records": []}}}
+        return {0: {"error": None, "result": {"folders": [{"error": None, "records": []}]}}}
 
 
 def test_another_rank_does_what_it_is_told_and_nothing_else(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from holdfast.catalog import directories, records
 from holdfast.catalog.directories import Draft
@@ -63,6 +63,8 @@ def publish(
     except StoreError as error:
         troubles.append(error)
     record = records.project(manifest, bytes=bytes, names=tuple(e.name for e in entries))
+    # The manifest may tell of other folders' policies too, which have the same file.
+    record = replace(record, policies=save.policies, reason=save.reason, label=save.label)
     try:
         folder.ledger.write("committed", record=records.to_json(record), files=[file_fact(e) for e in entries])
     except StoreError as error:

@@ -42,7 +42,12 @@ class Run:
 
 
 def begin(
-    folder: Folder, *, source: Record | None = None, elsewhere: bool = False, lineage: RunRef | None = None
+    folder: Folder,
+    *,
+    source: Record | None = None,
+    elsewhere: bool = False,
+    lineage: RunRef | None = None,
+    newest: int = 0,
 ) -> Run:
     """Begin a run and take its lease.
 
@@ -58,12 +63,13 @@ def begin(
         source: The checkpoint that the state was taken from.
         elsewhere: Whether the source lies in another folder.
         lineage: The run as it began in another folder, where it is to save in this one too.
+        newest: Ordinal of the newest run of all those folders: this one is to be newer in each, by one number.
     """
     with folder.exclusive():  # two that begin at once do not get one ordinal
         own = lineage.id if lineage is not None else source.run if source is not None and not elsewhere else None
         lease = folder.store.lock(lease_name(own)) if own is not None else None
         try:
-            run = _join(folder, lineage, source, lease) if lineage and lease else _take(folder, source, lease)
+            run = _join(folder, lineage, source, lease) if lineage and lease else _take(folder, source, lease, newest)
             lease = run.lease
             folder.ledger.write("run", run=vars(run.ref), host=socket.gethostname(), pid=os.getpid())
             if source is not None:
@@ -77,10 +83,10 @@ def begin(
     return run
 
 
-def _take(folder: Folder, source: Record | None, lease: Lock | None) -> Run:
+def _take(folder: Folder, source: Record | None, lease: Lock | None, elsewhere: int) -> Run:
     """The identity: of the source's run where its lease was got, else a new one."""
     runs = folder.scan().runs
-    newest = max((run.ordinal for run in runs.values()), default=0)
+    newest = max((elsewhere, *(run.ordinal for run in runs.values())))
     if source is not None and lease is not None:
         known = runs.get(source.run) or RunRef(source.run, ordinal=source.run_ordinal)
         ordinal = known.ordinal if known.ordinal == newest else newest + 1
@@ -94,15 +100,16 @@ def _take(folder: Folder, source: Record | None, lease: Lock | None) -> Run:
 def _join(folder: Folder, lineage: RunRef, source: Record | None, lease: Lock) -> Run:
     """The identity of a run that has begun elsewhere, in this folder."""
     listing = folder.scan()
-    newest = max((run.ordinal for run in listing.runs.values()), default=0)
-    known = listing.runs.get(lineage.id)
-    ordinal = known.ordinal if known is not None and known.ordinal == newest else newest + 1
+    # Another run may have begun here since it began elsewhere.
+    others = max((run.ordinal for run in listing.runs.values() if run.id != lineage.id), default=0)
+    before = listing.runs.get(lineage.id, RunRef(lineage.id, ordinal=0))
+    ordinal = max(lineage.ordinal, before.ordinal, others + 1)
     ref = RunRef(lineage.id, lineage.parent, ordinal, lineage.attempt)
     if source is None:
         return Run(ref, lease)
     # Of what the run saved here, the state at hand comes after what has no more batches than its source.
-    before = [r for r in listing.of_run(ref.id) if r.progress.batches <= source.progress.batches]
-    latest = before[-1] if before else Record("", run=ref.id, run_ordinal=-1)
+    own = [r for r in listing.of_run(ref.id) if r.progress.batches <= source.progress.batches]
+    latest = own[-1] if own else Record("", run=ref.id, run_ordinal=-1)
     return Run(ref, lease, replace(latest, id=source.id, names=source.names))
 
 

@@ -65,15 +65,46 @@ class Ticket:
         return self._durable.result()
 
 
+Outcome = Record | None | Exception
+"""What came of a save in one folder: its checkpoint, none where the step was there already, or why there is none."""
+
+
 class Writer:
     """Runs one save at a time on a thread of its own."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="holdfast-writer")
 
-    def begin(self, names: tuple[str, ...], job: Callable[[], Record | None], windows: Sequence[Window] = ()) -> Ticket:
-        """Start ``job``, which reads in place through ``windows``. The caller has seen to it that none is running."""
-        return Ticket(names, self._pool.submit(job), windows)
+    def begin(
+        self,
+        names: Sequence[tuple[str, ...]],
+        job: Callable[[], Sequence[Outcome]],
+        windows: Sequence[Window] = (),
+    ) -> list[Ticket]:
+        """Start ``job``, which reads in place through ``windows``. The caller has seen to it that none is running.
+
+        Args:
+            names: Those that it will give, for each folder.
+            job: Returns what came of it in each.
+            windows: What it reads in place.
+        """
+        waiting: list[Future[Record | None]] = [Future() for _ in names]
+
+        def run() -> None:
+            try:
+                outcomes = job()
+            except BaseException as error:  # whoever waits is to hear of it
+                for one in waiting:
+                    one.set_exception(error)
+                return
+            for one, outcome in zip(waiting, outcomes, strict=True):
+                if isinstance(outcome, Exception):
+                    one.set_exception(outcome)
+                else:
+                    one.set_result(outcome)
+
+        self._pool.submit(run)
+        return [Ticket(own, one, windows) for own, one in zip(names, waiting, strict=True)]
 
     def close(self) -> None:
         """Wait for what runs, and end the thread."""

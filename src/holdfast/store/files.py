@@ -60,6 +60,19 @@ def create(path: str) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
 
 
+def create_linked(source: str, path: str) -> int:
+    """A second name of the plain file ``source``, open for reading; what stood at ``path`` loses its name."""
+    unlink(path)
+    os.link(source, path)
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        require_regular(os.fstat(fd))
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
 def open_in_place(path: str, flags: int = 0) -> int:
     """Open a file, made if missing, to change it in place; raises ``EACCES`` where it was made read-only.
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 
 from typing_extensions import Buffer, Self
 
+from holdfast.errors import StoreError
 from holdfast.store import direct, files, flock
 from holdfast.store.base import LINKER, PROBE, Entry, Lock, Traits, temporary_name
 from holdfast.store.failures import checked_line, checked_name, checked_range, reported
@@ -78,6 +79,21 @@ class LocalStore(LocalFolders):
         """Begin an object of ``size`` bytes that is to become ``name``, and claim its space on the disk."""
         checked_name("create", name)
         return LocalSink(self.root, name, owner=owner, size=size)
+
+    def linked(self, source: LocalStore, there: str, name: str, *, owner: str) -> LocalSink | None:
+        """Begin an object that is to become ``name``, and is the published object ``there`` of another folder.
+
+        There is nothing to write to it: it is durable, and only its name is to come. None where the file system gives
+        no second name to that object here.
+        """
+        checked_name("link", name)
+        origin = source._path("link", there)
+        try:
+            return LocalSink(self.root, name, owner=owner, size=0, of=origin)
+        except StoreError as error:
+            if error.errno not in files.NO_LINK:
+                raise
+            return None
 
     def put(self, name: str, data: bytes) -> Entry:
         """Make a small object, atomically and durably, replacing what is there. It stays writable."""
@@ -215,9 +231,10 @@ class LocalSink:
         name: What it is to become.
         owner: Who writes it.
         size: Its length in bytes, claimed on the disk at once.
+        of: The durable file that it is to be a second name of, instead of a new one.
     """
 
-    def __init__(self, root: str, name: str, *, owner: str, size: int) -> None:
+    def __init__(self, root: str, name: str, *, owner: str, size: int, of: str | None = None) -> None:
         self.temporary = temporary_name(name, owner)
         self._root = root
         self._target = os.path.join(root, name)
@@ -227,8 +244,11 @@ class LocalSink:
         self._entry: Entry | None = None  # known once all bytes are on the disk
         with reported("create", self._target):
             files.make_folder(os.path.dirname(self._path))
-            self._fd = files.create(self._path)
+            self._fd = files.create(self._path) if of is None else files.create_linked(of, self._path)
             self._file = os.fstat(self._fd)
+            if of is not None:
+                self._closed, self._entry = True, entry_of(self.temporary, self._file)
+                return
             with self.discarded_on_error():
                 files.reserve(self._fd, size)
                 if size >= _DIRECT_BYTES:

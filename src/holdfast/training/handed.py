@@ -18,7 +18,6 @@ from holdfast.catalog.runs import Run
 from holdfast.engine.expected import expected
 from holdfast.engine.group import Group, Solo
 from holdfast.engine.job import Captured
-from holdfast.engine.writer import Ticket
 from holdfast.errors import HoldfastError, SaveFailed
 from holdfast.log import logger
 from holdfast.policy import plan as planning
@@ -55,6 +54,14 @@ class HandedPlace(Place):
         """Who saves here in this fit; see ``Handed``."""
         self._handed = Handed(self.io, self.folder, self.policies, capture, group, tallies, saved)
         return self._handed
+
+    def rules_of_before(self) -> Mapping[str, list[Any]]:
+        """None: no ledger is kept of such files."""
+        return {}
+
+    def newest_run(self) -> int:
+        """0: no run is written into the folder."""
+        return 0
 
     def tidy(self) -> None:
         """After a clean end: rescues go once something newer is there."""
@@ -102,20 +109,19 @@ class Handed:
         """Whether a bare batch end at ``progress`` has nothing to do."""
         return not any(getattr(progress, counter) >= number for counter, number in self._horizon)
 
-    def consider(self, moment: Moment) -> Ticket | None:
-        """Let the policies decide on one step, and have what they want written; there is nothing to wait for then.
+    def decide(self, moment: Moment) -> None:
+        """Let the policies decide on one step, and have what they want written; there is nothing to begin then.
 
         Raises:
             SaveFailed: The user's code raised; what was written before it did stands.
         """
         if moment.events == _BARE_STEP and not moment.requests and self.idle(moment.progress):
-            return None
+            return
         decided = self._plan(moment)
         self._tallies = dict(decided.tallies)
         self._horizon = planning.horizon(self._policies, self._tallies)
         if decided.acts:
             self._act(decided, moment)
-        return None
 
     def checkpoints(self) -> list[Record]:
         """Those of this fit, oldest first; while a state is captured, as they will be once that save is done."""

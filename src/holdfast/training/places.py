@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,15 +13,16 @@ from holdfast.catalog import publish as publishing
 from holdfast.catalog.folder import Folder
 from holdfast.catalog.manifest import RunRef
 from holdfast.catalog.runs import Run
-from holdfast.engine.writer import Ticket
+from holdfast.engine.engine import Decided
 from holdfast.policy.naming import alias_of, given_by
 from holdfast.policy.plan import Policy
-from holdfast.policy.values import Event, Moment, Progress, Record, Request
+from holdfast.policy.values import Event, Moment, Progress, Record, Request, Tally
 from holdfast.policy.what import full
 from holdfast.policy.when import never
 from holdfast.policy.where import COUNTERS, Where
 from holdfast.policy.which import last, nothing
 from holdfast.store import LocalStore
+from holdfast.training.policy_names import names_of
 
 FINAL = Policy("final", never(), last(1))
 """What a fit leaves that has saved nothing else."""
@@ -76,8 +77,8 @@ class Saver(Protocol):
         """Whether a bare batch end has nothing to do."""
         ...
 
-    def consider(self, moment: Moment) -> Ticket | None:
-        """Let the policies decide on one step."""
+    def decide(self, moment: Moment) -> Decided | None:
+        """Let the policies decide on one step; what is then to be begun, together with what other folders want."""
         ...
 
     def checkpoints(self) -> list[Record]:
@@ -136,37 +137,36 @@ class Place:
 
     # Putting together
 
-    def add(self, callback: ModelCheckpoint, on_train_epoch_end: bool) -> None:
-        """One more callback; its policies are called after what it ranks by, whatever else is there."""
+    def add(self, callback: ModelCheckpoint, name: str, on_train_epoch_end: bool) -> None:
+        """One more callback, whose policies are called ``name``."""
         callback.attach(FolderView(self.root, partial(self.policies_of, callback), self.records))
-        names = self._names([*self._callbacks, callback])
-        self._callbacks = {c: c.policies(name, on_train_epoch_end=on_train_epoch_end) for c, name in names.items()}
+        self._callbacks[callback] = callback.policies(name, on_train_epoch_end=on_train_epoch_end)
 
-    def _names(self, callbacks: Sequence[ModelCheckpoint]) -> dict[ModelCheckpoint, str]:
-        """A name for each. Of several alike, who has the rules of before has the name of before, in whatever order."""
-        alike: dict[str, list[ModelCheckpoint]] = {}
-        for callback in callbacks:
-            alike.setdefault(_name(callback), []).append(callback)
-        named: dict[ModelCheckpoint, str] = {}
-        for name, those in alike.items():
-            free = [name, *(f"{name} {number}" for number in range(2, len(those) + 1))]
-            known = self._rules_of_before() if len(those) > 1 else {}
-            for callback in those:
-                if (own := next((n for n in free if known.get(n) == callback.which().to_json()), None)) is not None:
-                    named[callback] = own
-                    free.remove(own)
-            named.update(zip([c for c in those if c not in named], free, strict=True))
-        return {callback: named[callback] for callback in callbacks}
-
-    def _rules_of_before(self) -> Mapping[str, list[Any]]:
+    def rules_of_before(self) -> Mapping[str, list[Any]]:
         """What the newest run of the folder kept, by policy."""
         listing = self.folder.scan()
         return listing.rules.get(listing.newest_run() or "", {})
+
+    def newest_run(self) -> int:
+        """The ordinal of the newest run of the folder; 0 where there is none."""
+        return max((run.ordinal for run in self.folder.scan().runs.values()), default=0)
 
     def look_again(self) -> None:
         """Ask each callback anew which checkpoints it keeps: a state that it was given may rank with others."""
         for callback, (ranked, *others) in self._callbacks.items():
             self._callbacks[callback] = (replace(ranked, which=callback.which()), *others)
+
+    def remembered(self, tallies: Mapping[str, Tally], home: Place | None, began: Progress) -> dict[str, Tally]:
+        """What each policy remembers. Who has no memory counts from here, and not from the first step of the run.
+
+        Args:
+            tallies: What the file that is gone on from tells.
+            home: The folder that it lies in, whose policies its own are; None where it is none of this run's.
+            began: Where the fit begins.
+        """
+        others = set() if home is None or home is self else {p.name for p in home.policies}
+        known = {} if home is None else {name: tally for name, tally in tallies.items() if name not in others}
+        return {p.name: known.get(p.name, Tally(fired=began)) for p in self.policies}
 
     def begin(self, engine: Saver, now: float) -> None:
         """The run begins here, at ``now`` in seconds."""
@@ -295,10 +295,6 @@ class Place:
         return max((r.sequence for r in self._own()), default=0)
 
 
-def _name(callback: ModelCheckpoint) -> str:
-    return " ".join(filter(None, (type(callback).__name__, callback.monitor)))
-
-
 def looked_at(callbacks: Iterable[tuple[ModelCheckpoint, str | None]], runs: Mapping[str, RunRef]) -> None:
     """Let callbacks see what was saved for them by other processes, which have ended.
 
@@ -306,9 +302,11 @@ def looked_at(callbacks: Iterable[tuple[ModelCheckpoint, str | None]], runs: Map
         callbacks: Each with its folder; None for one that has saved nothing.
         runs: The run that was written in each folder.
     """
+    own = [(callback, root) for callback, root in callbacks if root is not None and root in runs]
     places: dict[str, Place] = {}
-    for callback, root in callbacks:
-        if root is not None and root in runs:
-            place = places.setdefault(root, Place(Folder(LocalStore(root))))
-            place.run = runs[root]
-            place.add(callback, True)
+    for _, root in own:
+        place = places.setdefault(root, Place(Folder(LocalStore(root))))
+        place.run = runs[root]
+    named = names_of(own, lambda root: places[root].rules_of_before())
+    for (callback, root), name in zip(own, named, strict=True):
+        places[root].add(callback, name, True)

@@ -5,7 +5,6 @@ Knows the engine and the folders; of the trainer it gets values and functions, n
 
 from __future__ import annotations
 
-import difflib
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -16,7 +15,7 @@ from holdfast.callbacks.model_checkpoint import ModelCheckpoint
 from holdfast.catalog import runs
 from holdfast.catalog.folder import Folder
 from holdfast.catalog.manifest import RunRef
-from holdfast.engine.engine import Engine
+from holdfast.engine.engine import Engine, begin
 from holdfast.engine.group import Group, Solo
 from holdfast.engine.job import Captured
 from holdfast.errors import ConfigError, HoldfastError
@@ -27,10 +26,12 @@ from holdfast.state.signals import Signals, exit_code
 from holdfast.store import LocalStore
 from holdfast.training.agreement import Agreement
 from holdfast.training.checkpoint_io import CheckpointIO
+from holdfast.training.finding import agreed
 from holdfast.training.handed import HandedPlace
 from holdfast.training.monitored import Monitored
-from holdfast.training.places import FINAL, RESCUE, Place, Saver
-from holdfast.training.ranks import each
+from holdfast.training.places import FINAL, RESCUE, Place
+from holdfast.training.policy_names import names_of
+from holdfast.training.required import Required
 
 BY_CALL = "asked for by save_checkpoint()"
 
@@ -73,21 +74,25 @@ class Saving:
         saved: Callable[[ModelCheckpoint], None] = lambda callback: None,
         io: CheckpointIO | None = None,
     ) -> None:
-        self._capture, self._progress, self._scores, self._logged = capture, progress, scores, logged
+        self._capture, self._progress, self._scores = capture, progress, scores
         self._signals, self._agreement, self.group, self._saved = signals, agreement, group, saved
         self._rank = group.rank
         self._noted: list[tuple[int, Event]] = []  # of one step: a few at most
-        self._places: list[Place] = []
-        self._awaited = {Event.VALIDATION_END} if validates else set()
-        self._awaited |= {Event.TRAIN_EPOCH_END} if logs_late or not validates else set()
-        self._checked = self._warned = self._over = self._breaking_off = False
+        self._over = self._breaking_off = False
         self._began = Progress()
-        for callback, folder in callbacks:
-            home = Folder(LocalStore(folder))
-            place = next((p for p in self._places if p.root == home.store.root), None)
-            if place is None:
-                self._places.append(place := Place(home) if io is None else HandedPlace(home, io))
-            place.add(callback, on_train_epoch_end)
+        places: dict[str, Place] = {}
+        own: list[tuple[ModelCheckpoint, str]] = []
+        for callback, path in callbacks:
+            folder = Folder(LocalStore(path))
+            places.setdefault(folder.store.root, Place(folder) if io is None else HandedPlace(folder, io))
+            own.append((callback, folder.store.root))
+        self._places = list(places.values())
+        named = agreed(
+            group, lambda: names_of(own, lambda root: places[root].rules_of_before()), phase="names of policies"
+        )
+        for (callback, root), name in zip(own, named, strict=True):
+            places[root].add(callback, name, on_train_epoch_end)
+        self._required = Required(self._places, logged, group, validates=validates, logs_late=logs_late)
         ranked = [callback.monitor for callback, _ in callbacks if callback.monitor is not None]
         self._monitored = Monitored(group, [*watched, *ranked])
 
@@ -100,29 +105,32 @@ class Saving:
         """Begin the run, or go on with the one that the state came from: one run, in however many folders."""
         self._began = self._progress()
         lineage: RunRef | None = None
-        for place in sorted(self._places, key=lambda place: place.root != root):
-            home = place.root == root
+        first: Engine | None = None
+        home = next((place for place in self._places if place.root == root), None)
+        newest = max((place.newest_run() for place in self._places), default=0) if self._rank == 0 else 0
+        for place in sorted(self._places, key=lambda place: place is not home):
             place.look_again()
-            # What a policy has no memory of begins to count here, and not at the first step of the run.
-            known = tallies if home else {}
-            remembered = {p.name: known.get(p.name, Tally(fired=self._began)) for p in place.policies}
+            remembered = place.remembered(tallies, home, self._began)
             told = partial(self._tell, place)
-            saver: Saver
             if isinstance(place, HandedPlace):
                 saver = place.hand_over(self._capture, group=self.group, tallies=remembered, saved=told)
-            else:
-                run = self._run(place, source, elsewhere=not home, lineage=lineage)
-                lineage = lineage or run.ref
-                saver = Engine(
-                    place.folder, run, place.policies, self._capture, group=self.group, tallies=remembered,
-                    report=logger.info, saved=told,
-                )  # fmt: skip
-            place.begin(saver, self._agreement.now())
+                place.begin(saver, self._agreement.now())
+                continue
+            run = self._run(place, source, elsewhere=place is not home, lineage=lineage, newest=newest)
+            lineage = lineage or run.ref
+            engine = Engine(
+                place.folder, run, place.policies, self._capture, group=self.group, tallies=remembered,
+                report=logger.info, saved=told, beside=first,
+            )  # fmt: skip
+            first = first or engine
+            place.begin(engine, self._agreement.now())
 
-    def _run(self, place: Place, source: Record | None, *, elsewhere: bool, lineage: RunRef | None) -> runs.Run:
+    def _run(
+        self, place: Place, source: Record | None, *, elsewhere: bool, lineage: RunRef | None, newest: int
+    ) -> runs.Run:
         """The run in one folder, which rank 0 begins for all."""
         if self._rank == 0:
-            run = runs.begin(place.folder, source=source, elsewhere=elsewhere, lineage=lineage)
+            run = runs.begin(place.folder, source=source, elsewhere=elsewhere, lineage=lineage, newest=newest)
             self.group.broadcast(vars(run.ref), phase="run")
             return run
         return runs.Run(RunRef(**self.group.broadcast(None, phase="run")), source=source)
@@ -152,7 +160,7 @@ class Saving:
         if place is None:
             raise ConfigError("ModelCheckpoint.save_checkpoint() is for a fit, and none runs that this callback is of.")
         asked = tuple(Request(BY_CALL, Event.BATCH_END, policy=p.name) for p in place.policies_of(callback))
-        place.ready().consider(self._moment(place, set(), self._progress(), False, asked))
+        self._save((place, self._moment(place, set(), self._progress(), False, asked)))
 
     @property
     def under_way(self) -> bool:
@@ -184,19 +192,18 @@ class Saving:
             return
         noted, self._noted = self._noted, []
         progress = self._progress()
+        looks = []
         for place in self._places:
             if not place.hears(noted, event) or (bare and place.idle(progress, self._agreement.now)):
                 continue
-            self._look(place, event, progress, validation_follows and pending is None)
+            moment = self._look(place, event, progress, validation_follows and pending is None)
+            looks += [] if moment is None else [(place, moment)]
+        self._save(*looks)
         if pending is not None:
             self._stop(pending)
         if self._monitored.uncompared and event is not Event.BATCH_END:
             self._monitored.compare(self._scores())
-        if not self._checked and event in self._awaited:
-            self._awaited.discard(event)
-            if not self._awaited:
-                self._checked = True
-                self._require_logged()
+        self._required.seen(event)
 
     def _idle(self) -> bool:
         """Whether a batch end has nothing to do anywhere: so it is after nearly every batch."""
@@ -267,7 +274,7 @@ class Saving:
             return
         request = Request("the end of a fit that had saved nothing", Event.FIT_END, FINAL.name)
         for place in [p for p in self._places if not p.keeps_nothing][:1]:
-            place.ready().consider(self._moment(place, {Event.FIT_END}, progress, False, (request,)))
+            self._save((place, self._moment(place, {Event.FIT_END}, progress, False, (request,))))
 
     def close(self, *, clean: bool) -> None:
         """Finish what is under way; after a clean end no rescue is left. Raises what the last save raised."""
@@ -312,18 +319,23 @@ class Saving:
             return None
         return place.run, place.next_sequence()
 
-    def _look(self, place: Place, event: Event, progress: Progress, validation_follows: bool) -> None:
-        """Let one folder's policies decide, together with what was held for this event."""
+    def _save(self, *looks: tuple[Place, Moment]) -> None:
+        """Let the policies of some folders decide on one step, each by its own moment, and begin what they want."""
+        decided = [place.ready().decide(moment) for place, moment in looks]
+        begin([one for one in decided if one is not None])
+
+    def _look(self, place: Place, event: Event, progress: Progress, validation_follows: bool) -> Moment | None:
+        """What one folder's policies are to decide on, with what was held for this event; None: it is held."""
         held, place.held = place.held, None
         events = {event} if held is None else {event, Event.BATCH_END}
         now = self._agreement.now()
         requests = (*(held or ()), *(place.elapsed(now) if event is Event.BATCH_END else ()))
         if event is Event.BATCH_END:
-            self._warn_of_missing(place)
-            if validation_follows and place.wanted:
+            self._required.warn(place)
+            if validation_follows and any(one.wanted for one in self._places):
                 place.held = requests  # one save serves the step, with what its validation measures in its name
-                return
-        place.ready().consider(self._moment(place, events, progress, validation_follows, requests))
+                return None
+        return self._moment(place, events, progress, validation_follows, requests)
 
     def _agreed(self, seen: bool) -> bool:
         """What rank 0 sees in the folders, on every rank: it may change while they look."""
@@ -347,7 +359,7 @@ class Saving:
                 logger.error("%s", failed)
         if self._agreed(any(place.saved(progress) for place in self._places)):
             return
-        here.ready().consider(self._moment(here, {request.event}, progress, False, (request,)))
+        self._save((here, self._moment(here, {request.event}, progress, False, (request,))))
         here.ready().settle(last=True)
 
     def _stop(self, pending: signal.Signals) -> NoReturn:
@@ -359,38 +371,6 @@ class Saving:
             logger.info("%s: saved at step %s, stopping", pending.name, f"{self._progress().steps:,}")
         self.group.barrier(phase="stop")  # rank 0, with whom all talk, is not to end before the others have heard
         _end(pending)
-
-    def _missing(self, place: Place) -> list[str]:
-        known = set(self._logged())
-        return [name for name in place.wanted if name not in known]
-
-    def _warn_of_missing(self, place: Place) -> None:
-        """Once, where a checkpoint is due that nobody can rank or name yet, and no error will tell for long."""
-        if self._rank or self._warned or self._checked or Event.VALIDATION_END in self._awaited:
-            return
-        self._warned = True
-        if missing := self._missing(place):
-            logger.warning(
-                "a checkpoint is due, and %s was not logged so far; logged: %s",
-                ", ".join(map(repr, missing)),
-                ", ".join(sorted(self._logged())) or "nothing",
-            )
-
-    def _require_logged(self) -> None:
-        """Once, when all who log have logged: a metric that nobody logs would never rank or name anything."""
-        lacking = each(self.group, list(dict.fromkeys(name for p in self._places for name in self._missing(p))))
-        missing = lacking[0]  # rank 0 decides: what only others lack ranks and names all the same
-        if missing:
-            known = sorted(self._logged())
-            logs = [rank for rank, names in enumerate(lacking) if not set(missing) <= set(names)]
-            where = f" on rank 0, which decides; rank {', '.join(map(str, logs))} has logged it" if logs else ""
-            alike = dict.fromkeys(one for name in missing for one in difflib.get_close_matches(name, known, 1))
-            meant = f"Did you mean {', '.join(map(repr, alike))}? " if alike else ""
-            raise ConfigError(
-                f"A ModelCheckpoint looks at {', '.join(map(repr, missing))}, which was never logged{where}.",
-                good="What was saved so far stands.",
-                remedy=f"{meant}Logged so far: {', '.join(known) or 'nothing'}.",
-            )
 
 
 def _end(pending: signal.Signals) -> NoReturn:
