@@ -345,7 +345,8 @@ MUTATIONS = (
         "training/running.py",
         "                loop.restore_random = resumed.restore_random\n",
         "                resumed.restore_random()\n",
-        "tests/training/test_resume_exact.py::test_it_is_the_same_in_a_new_process",
+        "tests/training/test_resume_exact.py"
+        "::test_a_run_resumed_from_any_of_its_checkpoints_equals_the_uninterrupted_one[hooks that draw]",
     ),
     Mutation(
         "I9",

@@ -49,6 +49,16 @@ def everything_of(trainer):
     }
 
 
+class DrawsAtTheStart(Net):
+    """Draws before a run's first step, and before an epoch's: a run that goes on has drawn there already."""
+
+    def on_train_start(self):
+        torch.rand(3)
+
+    def on_train_epoch_start(self):
+        torch.rand(3)
+
+
 class Plateau(Net):
     """Its learning rate hangs on the validation, at each step that has one."""
 
@@ -102,6 +112,7 @@ CASES = {
     "plateau, by step": (saver, Plateau, {"val_check_interval": 0.5}),
     "plateau, by epoch": (after_validation, PlateauOfEpochs, {}),
     "gradients that wait": (each_batch, Net, {"accumulate_grad_batches": 3}),
+    "hooks that draw": (saver, DrawsAtTheStart, {}),
     "after a sanity check": (at_ends, Net, {"num_sanity_val_steps": 2}),
 }
 
