@@ -79,9 +79,9 @@ def lay_out(snapshot: Snapshot, manifest: Manifest) -> Archive:
         layout.PICKLE_ENTRY: pickling.dumps(tree.root, lambda key: tree.storages[key].nbytes()),
         **layout.FIXED,
     }
-    for key, storage in tree.storages.items():
-        there = storage.device.type == "cuda"
-        contents[f"{layout.PREFIX}data/{key}"] = There(storage, snapshot.beside) if there else storage
+    for key, content in tree.storages.items():
+        there = isinstance(content, torch.UntypedStorage) and content.device.type == "cuda"
+        contents[f"{layout.PREFIX}data/{key}"] = There(content, snapshot.beside) if there else content
     if snapshot.opaque:
         contents[layout.OPAQUE_ENTRY] = pickle.dumps(dict(snapshot.opaque), protocol=4)
     sizes = [(name, _length(content)) for name, content in contents.items()]
