@@ -6,6 +6,7 @@ import contextlib
 import errno
 import threading
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -411,6 +412,37 @@ def test_buffers_and_gradients_and_learning_rates_are_copied():
         f"o.state.{i}.{name}" for i in range(2) for name in ("exp_avg", "exp_avg_sq")
     }
     taken.window.release()
+
+
+def test_what_was_made_for_a_save_is_neither_copied_nor_waited_for():
+    """As what was gathered from other ranks: steps and fences go on, and the memory is free when all is written."""
+    net, made = lent.model(), torch.ones(LEAST)
+    optimizer = torch.optim.AdamW(net.parameters())
+    tree = statetree.take_apart({"model": {"gathered": made, "small": torch.ones(2)}})
+    taken = snapshot.take(tree, lendable([optimizer], [net]), [made])
+    paths = {ref.path: ref.storage for ref in tree.tensors}
+    in_place = {p for p, k in paths.items() if taken.tree.storages[k].data_ptr() == tree.storages[k].data_ptr()}
+    assert in_place == {"model.gathered"}
+    assert taken.window.read
+    step = Stepping(lambda: (lent.train(net, optimizer), taken.window.fence()))
+    assert step.ends()
+    gone = weakref.ref(made)
+    del made, tree
+    taken.window.returned()
+    taken.window.verdict()
+    assert gone() is None
+
+
+def test_a_change_of_what_was_made_for_a_save_is_noticed():
+    """A hook that keeps a tensor and writes to it later tears no file; from then on it is copied."""
+    made = torch.ones(LEAST)
+    taken = snapshot.take(statetree.take_apart({"model": made}), [], [made])
+    made.mul_(2)
+    taken.window.returned()
+    with pytest.raises(Moved) as caught:
+        taken.window.verdict()
+    assert caught.value.names == ("model",)
+    assert snapshot.take(statetree.take_apart({"model": made}), [], [made], but=["model"]).window is None
 
 
 def renormalise(weight):

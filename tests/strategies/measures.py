@@ -104,7 +104,7 @@ def weights(calls: list[list[Any]], size: int) -> list[dict[str, Any]]:
         pair = kind == "pair"
         loaders = data(size, shuffle=False) if pair else loader(size, shuffle=False)
         fitted.fit(module, loaders, None if pair else loader(size, 20, shuffle=False))
-        whole = fitted.strategy.whole(module.state_dict())
+        whole, _ = fitted.strategy.whole(module.state_dict())
         ended.append({name: value.flatten().tolist() for name, value in whole.items()})
     return ended
 
@@ -119,7 +119,7 @@ def within_a_step(strategy: str, folder: str, size: int) -> list[Any]:
         if ckpt is None:
             module.on_train_batch_end = lambda *args, f=fitted: args[2] == 4 and f.save_checkpoint(path)
         fitted.fit(module, loader(size), ckpt_path=ckpt)
-        whole = fitted.strategy.whole(module.state_dict())
+        whole, _ = fitted.strategy.whole(module.state_dict())
         ended.append({name: value.flatten().tolist() for name, value in whole.items()})
     return ended
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -58,23 +59,32 @@ class Window:
     Args:
         lent: Each tensor by its name in the checkpoint.
         patience: Seconds that training waits at most; then it goes on, and what was read is not published.
+        given: Likewise, tensors that were made for the save. Nobody waits for them; who changes one all the same is
+            noticed.
     """
 
-    def __init__(self, lent: Mapping[str, Lent], patience: float | None = None) -> None:
+    def __init__(
+        self,
+        lent: Mapping[str, Lent],
+        patience: float | None = None,
+        given: Mapping[str, torch.Tensor] = MappingProxyType({}),
+    ) -> None:
         self.moved: tuple[str, ...] = ()
         self._names, self._patience, self._waited = tuple(lent), patience, False
         self._thread = threading.get_ident()
         self._parameters = {id(one.parameter) for one in lent.values()}
         self._pointers = {pointer for one in lent.values() if (pointer := _pointer(one.tensor))}
-        self._marks = [_Mark.of(name, one) for name, one in lent.items()]
+        watched = {**lent, **{name: Lent(tensor, tensor, tensor) for name, tensor in given.items()}}
+        self._marks = [_Mark.of(name, one) for name, one in watched.items()]
         self._doing: tuple[int, int] | None = None
         self._read, self._judged, self._guard = threading.Event(), threading.Event(), threading.Lock()
-        _watch(self)
+        if lent:
+            _watch(self)
 
     @property
     def read(self) -> bool:
-        """Whether nothing is read in place any more."""
-        return self._read.is_set()
+        """Whether nothing that training changes is read in place any more."""
+        return not self._names or self._read.is_set()
 
     def concerns(self, optimizer: torch.optim.Optimizer) -> bool:
         """Whether a step of this optimizer changes what is lent."""
@@ -96,6 +106,8 @@ class Window:
 
     def fence(self) -> None:
         """On the thread that trains: wait until all is read, or is given up; then anything may change."""
+        if not self._names:
+            return
         if not self._read.wait(self._patience):
             with self._guard:
                 self._waited, self.moved = True, self._names

@@ -41,6 +41,7 @@ class Captured:
         groups: Part name of an optimizer to the parameter names of each of its groups.
         weights: Dotted names, as in ``frozen``, of the parameters that are trained: what is to be finite.
         lent: The tensors that change in a step of their optimizer only, and may be read in place until then.
+        given: The tensors, in host memory, that were made for this state and are nobody else's.
         divided: Whether each rank has a part of it, and is to write that part itself.
     """
 
@@ -50,6 +51,7 @@ class Captured:
     groups: Mapping[str, Sequence[Sequence[str]]] | None = None
     weights: frozenset[str] = frozenset()
     lent: Sequence[Lent] = ()
+    given: Sequence[torch.Tensor] = ()
     divided: bool = False
 
     def name(self, path: tuple[Any, ...]) -> str:
@@ -206,7 +208,7 @@ def prepare(
         keep=lambda name, _: what.wants(name, trainable=name not in captured.frozen),
         name=captured.name,
     )
-    taken = snapshot.take(tree, captured.lent, but=copied, patience=patience)
+    taken = snapshot.take(tree, captured.lent, captured.given, but=copied, patience=patience)
     try:
         _warn_of_opaque(taken, set() if warned is None else warned)
     except BaseException:  # where the user made errors of warnings

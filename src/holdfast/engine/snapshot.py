@@ -23,10 +23,10 @@ class Snapshot:
     """A tree, its storages in host memory, and its opaque values pickled.
 
     Args:
-        tree: The state taken apart; its storages are copies in host memory, and those of the state where they are lent.
+        tree: The state taken apart; its storages are copies, and those of the state where they are lent or given.
         opaque: Dotted path to the pickle of each value that is neither plain nor a tensor.
         lost: Dotted paths of such values that cannot be pickled.
-        window: Open while what is lent is read; whoever reads closes it. None where nothing is lent.
+        window: Open while what is lent is read; whoever reads closes it. None where all are copies.
         beside: Reads the storages that are lent by GPUs.
     """
 
@@ -43,27 +43,39 @@ class Snapshot:
 
 
 def take(
-    tree: Tree, lent: Iterable[Lent] = (), *, but: Collection[str] = (), patience: float | None = None
+    tree: Tree,
+    lent: Iterable[Lent] = (),
+    given: Iterable[torch.Tensor] = (),
+    *,
+    but: Collection[str] = (),
+    patience: float | None = None,
 ) -> Snapshot:
-    """Copy every storage to host memory that is not lent. When it returns, all but those may change.
+    """Copy every storage to host memory that is not lent or given. When it returns, all but those may change.
 
     Args:
         tree: The state taken apart.
         lent: Tensors that change in a step of their optimizer only: it waits until they have been read.
+        given: Tensors in host memory that were made for this state, and that nobody changes any more.
         but: Names of tensors that are copied none the less.
         patience: Seconds that training waits at most.
     """
     owners = {one.tensor.untyped_storage()._cdata: one for one in lent}
+    made = {one.untyped_storage()._cdata: one for one in given}
     names: dict[str, str] = {}
     for ref in tree.tensors:
         names.setdefault(ref.storage, ref.path)
-    storages, borrowed = {}, {}
+    storages: dict[str, torch.UntypedStorage] = {}
+    borrowed: dict[str, Lent] = {}
+    taken: dict[str, torch.Tensor] = {}
     for key, storage in tree.storages.items():
-        owner = owners.get(storage._cdata)
-        if owner is None or names[key] in but:
-            storages[key] = _host_copy(storage)
+        name, number = names[key], storage._cdata
+        storages[key] = storage
+        if name not in but and number in owners:
+            borrowed[name] = owners[number]
+        elif name not in but and number in made:
+            taken[name] = made[number]
         else:
-            storages[key], borrowed[names[key]] = storage, owner
+            storages[key] = _host_copy(storage)
     pickled: dict[str, bytes] = {}
     lost = []
     for path, value in tree.opaque.items():
@@ -72,7 +84,7 @@ def take(
         except Exception:  # a user's __reduce__ may raise anything, and a save never fails for such a value
             lost.append(path)
     copied = Tree(tree.root, storages, tree.tensors, {}, tree.types)
-    window = Window(borrowed, patience) if borrowed else None
+    window = Window(borrowed, patience, taken) if borrowed or taken else None
     return Snapshot(copied, pickled, tuple(lost), window, Beside(one.tensor.device for one in borrowed.values()))
 
 

@@ -162,8 +162,11 @@ class TrainingStrategy(Strategy, Protocol):
         """Drop the gradients."""
         ...
 
-    def whole(self, state: Any) -> Any:
-        """A state with every tensor whole, as a single process would have it, on rank 0 alone. A collective."""
+    def whole(self, state: Any) -> tuple[Any, list[torch.Tensor]]:
+        """A state with every tensor whole, as a single process would have it, on rank 0 alone. A collective.
+
+        With it come those tensors of it that were made for it, in host memory: nobody else has them.
+        """
         ...
 
     def load_module(self, module: nn.Module, state: Any, *, strict: bool) -> None:

@@ -153,10 +153,11 @@ class Sharded(Distributed):
         elif algorithm != "norm":
             super().clip(optimizer, value, algorithm)
 
-    def whole(self, state: Any) -> Any:
+    def whole(self, state: Any) -> tuple[Any, list[torch.Tensor]]:
         """The state with its tensors gathered one by one, on rank 0; elsewhere, with empty ones in their place."""
         # The other ranks must take part, and must not fill up with what only rank 0 writes.
-        return sharding.Gatherer(keeps=self.world.rank == 0).gathered(state)
+        gatherer = sharding.Gatherer(keeps=self.world.rank == 0)
+        return gatherer.gathered(state), gatherer.made
 
     def load_module(self, module: nn.Module, state: Any, *, strict: bool) -> None:
         """Load whole tensors; each rank takes its part."""

@@ -123,12 +123,16 @@ def require_own(module: nn.Module, size: int) -> None:
 class Gatherer:
     """Gathers the tensors of one state, each of them once: what is one tensor stays one.
 
+    Attributes:
+        made: What it has kept that shares no memory with the state.
+
     Args:
         keeps: Whether this rank keeps what is gathered; the others take part, and get empty tensors.
     """
 
     def __init__(self, *, keeps: bool) -> None:
         self._keeps = keeps
+        self.made: list[torch.Tensor] = []
         self._known: dict[tuple[Any, ...], tuple[torch.Tensor, torch.Tensor]] = {}
 
     def gathered(self, state: Any) -> Any:
@@ -143,8 +147,13 @@ class Gatherer:
         key = (local.untyped_storage()._cdata, local.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype)
         if key not in self._known:
             full = tensor.full_tensor()
-            # The tensor is kept beside, so that no other one gets its memory meanwhile.
-            self._known[key] = (full.to("cpu") if self._keeps else full.new_empty(0)), local
+            whole = full.to("cpu") if self._keeps else full.new_empty(0)
+            # Of one rank, or of replicas, it is this rank's own part; and what inference made counts no changes.
+            own = whole.untyped_storage().data_ptr() == local.untyped_storage().data_ptr()
+            if self._keeps and not own and not whole.is_inference():
+                self.made.append(whole)
+            # The part is kept beside, so that no other one gets its memory meanwhile.
+            self._known[key] = whole, local
         return self._known[key][0]
 
 

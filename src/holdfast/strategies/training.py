@@ -122,9 +122,9 @@ class SingleDevice(Single, Answers):
             for parameter in group["params"]:
                 parameter.grad = None
 
-    def whole(self, state: Any) -> Any:
-        """The state itself: nothing of it is elsewhere."""
-        return state
+    def whole(self, state: Any) -> tuple[Any, list[torch.Tensor]]:
+        """The state itself: nothing of it is elsewhere, and no tensor is made for it."""
+        return state, []
 
     def load_module(self, module: nn.Module, state: Any, *, strict: bool) -> None:
         """Put a module's state back."""

@@ -134,8 +134,8 @@ def _loops(parts: Parts) -> dict[str, Any]:
     )
 
 
-def captured(made: Dump, parts: Parts, *, divided: bool) -> Captured:
-    """The dictionary as the engine takes it, after hooks have edited it; ``divided`` as in ``Captured``."""
+def captured(made: Dump, parts: Parts, *, given: Sequence[torch.Tensor], divided: bool) -> Captured:
+    """The dictionary as the engine takes it, after hooks have edited it; ``given``, ``divided`` as in ``Captured``."""
     from holdfast.engine.job import Captured
     from holdfast.engine.lending import lendable
 
@@ -147,7 +147,7 @@ def captured(made: Dump, parts: Parts, *, divided: bool) -> Captured:
         made.places.update(callback.state_places(made.root))
     there = {name: place for name, place in made.places.items() if _is_there(made.root, place)}
     lent = lendable(parts.optimizers, [parts.module])
-    return Captured(made.root, there, frozen, groups, frozenset(trained) - frozen, lent, divided)
+    return Captured(made.root, there, frozen, groups, frozenset(trained) - frozen, lent, given, divided)
 
 
 def check(

@@ -15,6 +15,8 @@ from holdfast.training.assembly import Assembly
 from holdfast.training.states import TrainerFn
 
 if TYPE_CHECKING:
+    import torch
+
     from holdfast.engine.group import Group
     from holdfast.engine.job import Captured
     from holdfast.training import home, resume
@@ -147,12 +149,14 @@ class Restoring(Assembly):
         parts = self._parts()
         made = dump(parts, what)
         divided = self.strategy.divides and self.checkpoint_io is None  # a user's own way writes one file
-        made.root = made.root if divided else self.strategy.whole(made.root)
+        given: list[torch.Tensor] = []
+        if not divided:
+            made.root, given = self.strategy.whole(made.root)
         # A file of weights alone is for those who say that they change the weights in it.
         told = [c for c in self.callbacks if what.wants_part("optimizer") or c.edits_weights]
         self.hooks.call_all(self.hooks.of_callbacks("on_save_checkpoint", told), "on_save_checkpoint", made.root)
         self.hooks.call_all(self.hooks.of_module("on_save_checkpoint"), "on_save_checkpoint", made.root)
-        return captured(made, parts, divided=divided)
+        return captured(made, parts, given=given, divided=divided)
 
     def _resume(
         self,
