@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import contextmanager
 
 import pytest
 import torch
 
 from checkpointer.loop import Gone, facts, kept, listing
-from holdfast import Checkpointer, best, every, everything, last, never
+from holdfast import Checkpointer, SaveFailed, best, every, everything, last, never
 from holdfast.catalog import publish
 from holdfast.catalog.folder import Folder
 from holdfast.catalog.ledger import LEDGER
+from holdfast.catalog.manifest import RunRef
+from holdfast.catalog.runs import begin
 from holdfast.catalog.verify import Verdict
 from holdfast.store import LocalStore
 
@@ -116,6 +119,73 @@ def test_two_live_processes_share_a_folder_without_harm(forks, tmp_path):
     assert sorted(sorted(r.progress.steps for r in found.of_run(run)) for run in found.runs) == sorted(wanted)
     assert found.by_name("last.ckpt").progress.steps == steps
     assert all(any(name != "last.ckpt" for name in r.names) for r in found.records)
+
+
+def go_on(folder):
+    """In a process of its own: one more step of what is newest in a folder."""
+    with Checkpointer(folder, when=every(steps=1), which=everything()) as ckpt:
+        ckpt.resume("auto", model=torch.nn.Linear(2, 1))
+        ckpt.step()
+
+
+@contextmanager
+def running(folder):
+    """A run with one step on disk, and the file of its lease."""
+    with Checkpointer(folder, when=never(), which=last(1)) as ckpt:
+        ckpt.resume("fresh", model=torch.nn.Linear(2, 1))
+        ckpt.step()
+        ckpt.save()
+        (lease,) = (folder / ".holdfast").glob("*.lease")
+        yield ckpt, lease
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+def test_a_lease_that_is_lost_is_taken_again_and_said(forks, tmp_path, caplog, how):
+    """Somebody tidies ``.holdfast/`` up: the run goes on, one warning says so, and who comes then is another run."""
+    with running(tmp_path) as (ckpt, lease):
+        if how == "replaced":
+            lease.with_name("another").touch()
+            lease.with_name("another").rename(lease)
+        else:
+            lease.unlink()
+        for _ in range(2):
+            ckpt.step()
+            ckpt.save()
+        with forks.start("checkpointer.test_runs:go_on", str(tmp_path)) as other:
+            assert other.wait() == 0
+    assert [r.message for r in caplog.records if r.message.startswith("the lease")] == [
+        f"the lease of this run, '{lease}', was lost, and is taken again: nobody else had it"
+    ]
+    one, two = runs(tmp_path)
+    assert two["id"] != one["id"]
+
+
+def test_who_has_lost_the_run_to_another_process_saves_no_more_and_is_told(forks, tmp_path):
+    """While its lease was lost another went on with it: nothing of what both have saved is touched."""
+    with running(tmp_path) as (ckpt, lease):
+        lease.unlink()
+        with forks.start("checkpointer.test_runs:go_on", str(tmp_path)) as other:
+            assert other.wait() == 0
+        before = contents(tmp_path)
+        ckpt.step()
+        with pytest.raises(SaveFailed, match=r"another process has gone on with this run \(attempt 2\)"):
+            ckpt.save()
+        assert contents(tmp_path) == before
+    found = listing(tmp_path)
+    assert [r.progress.steps for r in found.records] == [1, 2]
+    assert found.leftovers == ()
+
+
+def test_a_run_that_begins_in_another_folder_is_itself_where_it_has_had_more_attempts(tmp_path):
+    """Attempts are counted where a run goes on from: here it has had two, and goes on as its first of elsewhere."""
+    for steps in (1, 2):
+        go(tmp_path, steps)
+    folder = Folder(LocalStore(tmp_path))
+    run = begin(folder, lineage=RunRef(runs(tmp_path)[0]["id"], attempt=1))
+    with folder.exclusive():
+        run.keep(folder)
+    run.end(folder, clean=True)
+    assert [one["attempt"] for one in runs(tmp_path)] == [1, 2, 1]
 
 
 def test_a_moved_folder_is_the_same_run(tmp_path):

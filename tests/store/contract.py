@@ -441,6 +441,15 @@ class StoreContract:
         assert store.lock("folder/lock") is None
         again.release()
 
+    def test_a_lock_says_whether_it_is_held(self, store):
+        """Until it is released, and also while somebody tries to take it."""
+        lock = store.lock("folder/lock")
+        assert lock.held()
+        assert store.lock("folder/lock") is None
+        assert lock.held()
+        lock.release()
+        assert not lock.held()
+
     def test_locks_of_two_names_are_two(self, store):
         """Holding one keeps nobody from the other."""
         held = [store.lock("a"), store.lock("b")]

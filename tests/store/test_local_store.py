@@ -343,6 +343,57 @@ def test_a_lock_file_says_nothing_of_earlier_holders(store):
     assert read(store, "lease") == f"process {os.getpid()} on {os.uname().nodename}\n".encode()
 
 
+@pytest.mark.parametrize("how", ["removed", "replaced", "another has it", "another has had it", "another has the new"])
+def test_a_lock_that_was_lost_says_so(store, holder, how):
+    """With its file, or as a network file system loses it; it lets go without harm to who has it now."""
+    lock, path = store.lock("folder/lease"), Path(store.root, "folder/lease")
+    if how in ("removed", "replaced", "another has the new"):
+        path.unlink()
+    else:
+        fcntl.flock(lock._fd, fcntl.LOCK_UN)  # no call of ours would do it
+    if how == "replaced":
+        path.touch()
+    other = holder(HOLD) if how.startswith("another") else None
+    if how == "another has had it":
+        other.kill()
+        other.wait()
+        other = None
+    assert not lock.held()
+    lock.release()
+    again = store.lock("folder/lease")
+    assert (again is None) == (other is not None)
+    if again is not None:
+        assert again.held()
+        again.release()
+
+
+def test_a_lock_that_got_lost_and_that_nobody_wanted_is_held_again(store):
+    """To look is to take it."""
+    lock = store.lock("lease")
+    fcntl.flock(lock._fd, fcntl.LOCK_UN)
+    assert lock.held()
+    assert store.lock("lease") is None
+    lock.release()
+
+
+def test_a_lock_is_never_one_of_a_file_that_was_removed_meanwhile(store, monkeypatch):
+    """Between the opening of a file and its lock another process may remove it: then it is made and locked anew."""
+    path, locked = Path(store.root, "lease"), fcntl.flock
+    there = [path]
+
+    def flock(fd: int, operation: int) -> None:
+        while there:
+            there.pop().unlink()
+        locked(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    lock = store.lock("lease")
+    assert path.read_text().startswith(f"process {os.getpid()}")
+    assert lock.held()
+    assert store.lock("lease") is None
+    lock.release()
+
+
 def test_a_forked_child_does_not_hold_its_parents_lock(store, holder):
     """A data loader's worker that outlives a killed trainer keeps nobody from resuming."""
     process = holder(HOLD_AND_FORK)

@@ -6,11 +6,14 @@ import os
 import re
 import secrets
 import socket
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from holdfast.catalog import directories
 from holdfast.catalog.folder import Folder
 from holdfast.catalog.manifest import RunRef
+from holdfast.errors import HoldfastError, StoreError
+from holdfast.log import logger
 from holdfast.policy.values import Record
 from holdfast.store import LINKER, PROBE, REMOVER, Lock, temporary_owner
 
@@ -26,11 +29,36 @@ class Run:
         lease: Held as long as the process is the run; the death of the process frees it. None on the ranks
             other than 0, which holds it for all.
         source: The checkpoint that it took its state from, if any.
+        latest: The last attempt of it that this folder knew of when it began: its own, but where it began elsewhere.
     """
 
     ref: RunRef
     lease: Lock | None = None
     source: Record | None = None
+    latest: int = 1
+
+    def keep(self, folder: Folder) -> None:
+        """Under the folder's lock: this process is the run still; a lease that got lost is taken again.
+
+        Raises:
+            HoldfastError: Another process has gone on with the run, because the lease was lost.
+        """
+        if self.lease is None or self.lease.held():
+            return
+        known = folder.scan().runs.get(self.ref.id)
+        if known is not None and known.attempt > self.latest:
+            raise HoldfastError(
+                f"another process has gone on with this run (attempt {known.attempt}), for its lease was lost.",
+                remedy=f"End one of the two. Nobody is to remove '{lease_name(self.ref.id)}' while a run is alive; "
+                "a network file system must not forget locks.",
+            )
+        with suppress(StoreError):  # a file system that has lost it may not know what to let go
+            self.lease.release()
+        again = folder.store.lock(lease_name(self.ref.id))
+        if again is not None:  # otherwise somebody looks whether it is free, and the next save finds it so
+            self.lease = again
+            where = f"{folder.store.root}/{lease_name(self.ref.id)}"
+            logger.warning("the lease of this run, '%s', was lost, and is taken again: nobody else had it", where)
 
     def end(self, folder: Folder, *, clean: bool) -> None:
         """Note the end in the ledger and free the lease."""
@@ -75,6 +103,7 @@ def begin(
             if source is not None:
                 took = {"id": source.id, "name": source.names[0] if source.names else ""}
                 folder.ledger.write("resumed", run=run.ref.id, attempt=run.ref.attempt, **took)
+            run.latest = folder.scan().runs[run.ref.id].attempt
             _sweep(folder, run)
         except BaseException:
             if lease is not None:

@@ -96,6 +96,7 @@ class Shelf:
 
         Raises:
             StoreError: Not all is there, and nothing has gone.
+            HoldfastError: Another process has gone on with the run: nothing is there.
         """
         troubles: list[HoldfastError] = []
         published: list[Record] = []
@@ -103,6 +104,7 @@ class Shelf:
         decided = wanted.plan
         healthy = all(job.manifest.healthy for _, job, _ in written)
         with self.folder.exclusive():
+            self.run.keep(self.folder)
             # What is not healthy replaces others of its kind alone: the plan could not know that it would not be.
             sick = set() if healthy else {r.id for r in self.folder.scan().records if not r.healthy}
             going = decided.evict if healthy else {id: why for id, why in decided.evict.items() if id in sick}

@@ -130,6 +130,10 @@ class Sink(Protocol):
 class Lock(Protocol):
     """A lock that is held until released; the death of the process releases it."""
 
+    def held(self) -> bool:
+        """Whether it still keeps others out: it can get lost with its file, or by a network file system."""
+        ...
+
     def release(self) -> None:
         """Let go. A second call does nothing."""
         ...

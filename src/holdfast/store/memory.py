@@ -267,6 +267,10 @@ class MemoryLock:
         self._store: MemoryStore | None = store
         self._name = name
 
+    def held(self) -> bool:
+        """Whether it was not released yet."""
+        return self._store is not None
+
     def release(self) -> None:
         """Let go. A second call does nothing."""
         store, self._store = self._store, None
