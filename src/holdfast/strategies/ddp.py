@@ -27,7 +27,7 @@ from holdfast.strategies.world import World
 
 T = TypeVar("T")
 
-_PHASES = ("reduce", "all_gather")
+_COLLECTIVES = ("reduce", "all_gather")
 _OPERATIONS = {"sum": dist.ReduceOp.SUM, "mean": dist.ReduceOp.SUM, "min": dist.ReduceOp.MIN, "max": dist.ReduceOp.MAX}
 
 
@@ -104,7 +104,7 @@ class Distributed(SingleDevice):
         if operation == "mean" and not value.is_floating_point():
             value = value.to(torch.get_default_dtype())
         remedy = "What is logged with sync_dist=True and on_step=True every rank logs at each step."
-        with self._together(_PHASES[0], f"have reduced {what}", remedy):
+        with self._together("reduce", f"have reduced {what}", remedy):
             dist.all_reduce(value, _OPERATIONS[operation], group=self._reducing)
         return value / self.world.size if operation == "mean" else value
 
@@ -120,7 +120,7 @@ class Distributed(SingleDevice):
             RankError: Not all ranks have come to gather it, in the time that they wait for each other.
         """
         own, group = tensor.to(self.device), group or self._reducing
-        with self._together(_PHASES[1], "have come", "Every rank calls it, with a tensor of the same shape."):
+        with self._together("all_gather", "have come", "Every rank calls it, with a tensor of the same shape."):
             gathered: torch.Tensor = _Gathered.apply(own if sync_grads else own.detach(), group)  # type: ignore[no-untyped-call]
         return gathered
 
@@ -141,7 +141,7 @@ class Distributed(SingleDevice):
 
     def waited(self, error: BaseException) -> bool:
         """Whether it came of a collective, here or on the rank that failed first: torch's own errors name no rank."""
-        if not isinstance(error, RuntimeError) and getattr(error, "phase", None) not in _PHASES:
+        if not isinstance(error, RuntimeError) and getattr(error, "phase", None) not in _COLLECTIVES:
             return False
         return any(word in str(error) for word in ("gloo", "NCCL", "c10d"))
 
