@@ -4,6 +4,7 @@
 
 Each rank is a real process over gloo on this host. A fit of a tiny module saves after each of so many steps; another
 one of as many steps saves once. The difference, divided by the number of saves between them, is what one save takes.
+What a poll between saves takes is counted by itself.
 Every call of a rank on the store is counted where Holdfast makes it, with the bytes of its key and value, but for the
 looks whether something has come, of which there are more the longer a rank waits. Asserts nothing, measures no time.
 """
@@ -32,6 +33,7 @@ from holdfast.engine import group as groups
 from holdfast.strategies import FSDPStrategy
 
 STRATEGIES = {"ddp": "ddp", "fsdp": "fsdp", "sharded": FSDPStrategy(state_dict_type="sharded")}
+_POLL = re.compile(r"(\d+)/(\w+)/poll/")
 COUNTED = ("set", "get", "delete_key", "compare_set")
 
 
@@ -48,6 +50,8 @@ class Counting:
 
         def counted(key: str, *values: str) -> Any:
             self._seen[_phase(key), "messages"] += 1
+            if poll := _POLL.match(key):
+                self._seen[f"poll, {poll[2]}", poll[1]] += 1
             self._seen[_phase(key), "bytes"] += len(key) + sum(len(value) for value in values)
             answer = call(key, *values)
             if name == "get":
@@ -143,7 +147,19 @@ def world(size: int, strategy: str, saves: int) -> dict[str, Any]:
         found[what] = sum(value for name, value in found.items() if name.endswith(what))
     for number, what in enumerate(("files", "bytes on disk")):
         found[what] = (files["all"][number] - files["one"][number]) / more
+    found["poll messages"] = _of_a_poll([every for _, every in sent])
     return found
+
+
+def _of_a_poll(sent: list[dict[tuple[str, str], int]]) -> int:
+    """Messages of one poll: of any but the last, for what it leaves in the store the next one removes."""
+    calls: Counter[tuple[str, str]] = Counter()
+    for one in sent:
+        calls.update({call: count for call, count in one.items() if call[0].startswith("poll, ")})
+    most: Counter[str] = Counter()
+    for (verb, _), count in calls.items():
+        most[verb] = max(most[verb], count)
+    return sum(most.values())
 
 
 def _files(folder: Path) -> tuple[int, int]:
