@@ -79,7 +79,8 @@ def lay_out(snapshot: Snapshot, manifest: Manifest) -> Archive:
         layout.PICKLE_ENTRY: pickling.dumps(tree.root, lambda key: tree.storages[key].nbytes()),
         **layout.FIXED,
     }
-    for key, content in tree.storages.items():
+    stored: Mapping[str, Content] = tree.storages
+    for key, content in stored.items():
         there = isinstance(content, torch.UntypedStorage) and content.device.type == "cuda"
         contents[f"{layout.PREFIX}data/{key}"] = There(content, snapshot.beside) if there else content
     if snapshot.opaque:
