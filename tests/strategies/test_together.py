@@ -6,6 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from holdfast.catalog import resolve
+from holdfast.catalog.folder import Folder
+from holdfast.catalog.verify import Verdict
+from holdfast.store import LocalStore
+
 
 def test_pain_47_the_folder_of_rank_0_counts_for_all(ranks, tmp_path):
     """Where a path has the time in it: one folder is made, all ranks find what is in it, and go on from it."""
@@ -25,6 +30,29 @@ def test_a_save_by_path_ends_alike_on_all_ranks(ranks, tmp_path):
     assert one["folder"].startswith("RankError: rank 0, save_checkpoint(): ")
     assert "there is a folder of that name" in zero["folder"]
     assert "there is a folder of that name" in one["folder"]
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_save_by_path_in_the_background_ends_alike_on_all_ranks(ranks, tmp_path, sharded):
+    """All have its record; one that failed, which nobody asked for, is raised on all at fit's end."""
+    zero, one = (r.value for r in ranks.run("together:in_background", str(tmp_path), 2, sharded, size=2))
+    assert (zero["id"], zero["steps"], zero["step"]) == (one["id"], one["steps"], one["step"])
+    assert zero["steps"] == 2
+    for rank, told in enumerate((zero["raised"], one["raised"])):
+        assert told.startswith(f"SaveFailed: checkpoint '{tmp_path}/taken.ckpt' (rank {rank}) was not saved: ")
+    place = Folder(LocalStore(tmp_path))
+    (record,) = place.scan().records
+    assert (record.id, record.names) == (zero["id"], ("good.ckpt",))
+    assert resolve.check(place, record).verdict is Verdict.WHOLE
+
+
+def test_several_folders_share_a_write_on_many_ranks(ranks, tmp_path):
+    """Rank 0 writes once and names it in each; all ranks know the names, and go on from the second folder."""
+    zero, one = (rank.value for rank in ranks.run("together:several_folders", str(tmp_path), 2, size=2))
+    assert zero == one
+    assert zero[1] == [f"{tmp_path}/{name}/epoch=2.ckpt" for name in "ab"]
+    for name in ("epoch=0.ckpt", "epoch=1.ckpt", "epoch=2.ckpt"):
+        assert (tmp_path / "a" / name).samefile(tmp_path / "b" / name)
 
 
 def test_a_rank_that_sees_a_file_later_waits_for_that_very_file(ranks, tmp_path):

@@ -58,6 +58,44 @@ def by_hand(root: str, size: int) -> dict[str, Any]:
     return seen
 
 
+class InBackground(Course):
+    """Saves by path in its second and fourth step, without waiting; the second path is taken by a folder."""
+
+    root: str
+    asked: list[Any]
+
+    def on_train_batch_end(self, *args):
+        for step, name in ((2, "good"), (4, "taken")):
+            if self.global_step == step:
+                self.asked.append(self.trainer.save_checkpoint(Path(self.root, f"{name}.ckpt"), blocking=False))
+
+
+def in_background(root: str, size: int, sharded: bool) -> dict[str, Any]:
+    """What came of saves by path while training went on."""
+    path = Path(root, "taken.ckpt", "in the way")
+    path.mkdir(parents=True, exist_ok=True)
+    module = InBackground()
+    module.root, module.asked = root, []
+    fitted = trainer(FSDPStrategy(state_dict_type="sharded") if sharded else "ddp", size, max_epochs=1)
+    raised = ""
+    try:
+        fitted.fit(module, loader(size))
+    except HoldfastError as error:
+        raised = f"{type(error).__name__}: {error}"
+    good = module.asked[0].record
+    return {"id": good.id, "steps": good.progress.steps, "raised": raised, "step": fitted.global_step}
+
+
+def several_folders(root: str, size: int) -> list[Any]:
+    """Two callbacks with a folder each: names and inodes in both, then from the second folder on."""
+    both = [ModelCheckpoint(f"{root}/{name}", filename="{epoch}", save_top_k=-1) for name in "ab"]
+    trainer("ddp", size, callbacks=both, enable_checkpointing=None, max_epochs=2).fit(Course(), loader(size))
+    again = [ModelCheckpoint(f"{root}/{name}", filename="{epoch}", save_top_k=-1) for name in "ab"]
+    fitted = trainer("ddp", size, callbacks=again, enable_checkpointing=None, max_epochs=3)
+    fitted.fit(Course(), loader(size), ckpt_path=f"{root}/b/epoch=1.ckpt")
+    return [fitted.global_step, [callback.best_model_path for callback in again]]
+
+
 def stale(root: str, size: int, sees: str) -> Any:
     """Rank 1 sees another folder for a while, as hosts of a network file system do: nothing, or what stood there."""
     rank = int(os.environ[RANK])

@@ -16,10 +16,14 @@ class Ticket:
         names: The names that it will have.
         durable: Resolves to its record, or to what went wrong.
         windows: What it reads in place.
+
+    Attributes:
+        heard: Whether anybody has asked for its record, and so knows how it went.
     """
 
     def __init__(self, names: tuple[str, ...], durable: Future[Record | None], windows: Sequence[Window] = ()) -> None:
         self.names = names
+        self.heard = False
         self._durable = durable
         self._windows = windows
 
@@ -61,7 +65,8 @@ class Ticket:
         Raises:
             SaveFailed: It did not become one.
         """
-        self.wait()
+        self.wait()  # interrupted here, nobody knows
+        self.heard = True
         return self._durable.result()
 
 

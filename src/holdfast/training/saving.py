@@ -18,13 +18,15 @@ from holdfast.catalog.manifest import RunRef
 from holdfast.engine.engine import Engine, begin
 from holdfast.engine.group import Group, Solo
 from holdfast.engine.job import Captured
-from holdfast.errors import ConfigError, HoldfastError
+from holdfast.engine.writer import Ticket
+from holdfast.errors import ConfigError, HoldfastError, SaveFailed
 from holdfast.log import logger
 from holdfast.policy.values import Event, Moment, Progress, Record, Request, Score, Tally
 from holdfast.policy.what import What
 from holdfast.state.signals import Signals, exit_code
 from holdfast.store import LocalStore
 from holdfast.training.agreement import Agreement
+from holdfast.training.by_path import ByPath
 from holdfast.training.checkpoint_io import CheckpointIO
 from holdfast.training.finding import agreed
 from holdfast.training.handed import HandedPlace
@@ -78,6 +80,7 @@ class Saving:
         self._signals, self._agreement, self.group, self._saved = signals, agreement, group, saved
         self._rank = group.rank
         self._noted: list[tuple[int, Event]] = []  # of one step: a few at most
+        self._by_path = ByPath(group)
         self._over = self._breaking_off = False
         self._began = Progress()
         places: dict[str, Place] = {}
@@ -165,10 +168,18 @@ class Saving:
     @property
     def under_way(self) -> bool:
         """Whether a save is being written now."""
-        return any(place.engine is not None and place.engine.under_way for place in self._places)
+        beside = self._by_path.under_way
+        return beside or any(place.engine is not None and place.engine.under_way for place in self._places)
+
+    def begin_by_path(self, captured: Captured, what: What, metrics: Mapping[str, Score], path: Path) -> Ticket | None:
+        """Begin a save of that path alone, while training goes on; None once the fit is over, or breaks off."""
+        if self._over:
+            return None
+        return self._by_path.begin(captured, what, self._progress(), metrics, path, identity=self.identity())
 
     def fence(self) -> None:
         """Return when no save reads the state in place any more: then anything may change it."""
+        self._by_path.fence()
         for place in self._places:
             if place.engine is not None:
                 place.engine.fence()
@@ -258,7 +269,7 @@ class Saving:
     def _leave_others(self, error: BaseException) -> None:
         """No rank waits for another any more: one of them has failed."""
         self._agreement.fail(error)
-        self.group = Solo()
+        self.group = self._by_path.group = Solo()
         for place in self._places if self._rank == 0 else ():
             if place.engine is not None:
                 place.engine.alone()
@@ -292,6 +303,10 @@ class Saving:
                 engine.close(clean=clean and failed is None)
             except HoldfastError as error:
                 failed = failed or error
+        try:
+            self._by_path.close()
+        except SaveFailed as error:
+            failed = failed or error
         over, self._over = self._over, True
         if failed is not None and (clean or self._rank == 0):  # a rank that left cannot know what came of a save
             raise failed
@@ -303,7 +318,8 @@ class Saving:
             _end(pending)
 
     def settle(self) -> None:
-        """Wait until nothing is under way."""
+        """Wait until nothing is under way, and say what failed."""
+        self._by_path.settle()
         for place in self._places:
             if place.engine is not None:
                 place.engine.settle()
@@ -321,8 +337,10 @@ class Saving:
 
     def _save(self, *looks: tuple[Place, Moment]) -> None:
         """Let the policies of some folders decide on one step, each by its own moment, and begin what they want."""
-        decided = [place.ready().decide(moment) for place, moment in looks]
-        begin([one for one in decided if one is not None])
+        decided = [one for place, moment in looks if (one := place.ready().decide(moment)) is not None]
+        if decided:
+            self._by_path.wait()  # one save is in flight
+        begin(decided)
 
     def _look(self, place: Place, event: Event, progress: Progress, validation_follows: bool) -> Moment | None:
         """What one folder's policies are to decide on, with what was held for this event; None: it is held."""
@@ -352,9 +370,10 @@ class Saving:
         """Save the state as it is, unless it is on disk: one file a run is enough."""
         self._breaking_off = True
         progress = self._progress()
-        for place in self._places:
+        settles: list[Callable[[], object]] = [self._by_path.settle, *(place.ready().settle for place in self._places)]
+        for settle in settles:
             try:
-                place.ready().settle()
+                settle()
             except HoldfastError as failed:  # of a save before this one
                 logger.error("%s", failed)
         if self._agreed(any(place.saved(progress) for place in self._places)):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -33,6 +33,9 @@ from holdfast.training.module import LightningModule
 from holdfast.training.running import Running
 from holdfast.training.spellings import accepted, resumed_from
 from holdfast.training.states import TrainerFn, TrainerStatus
+
+if TYPE_CHECKING:
+    from holdfast.engine.writer import Ticket
 
 
 class Trainer(Running):
@@ -316,17 +319,28 @@ class Trainer(Running):
         )
 
     def save_checkpoint(
-        self, filepath: str | os.PathLike[str], weights_only: bool = False, storage_options: Any = None
-    ) -> None:
+        self,
+        filepath: str | os.PathLike[str],
+        weights_only: bool = False,
+        storage_options: Any = None,
+        *,
+        blocking: bool = True,
+    ) -> Ticket | None:
         """Save the state as it is now, to that file alone; returns when it is durable. Every rank calls it.
 
         Args:
             filepath: The file.
             weights_only: Whether to leave out what only resuming needs.
             storage_options: For a ``CheckpointIO`` of your own: it is handed on.
+            blocking: False returns at once, and writes while training goes on. After a fit there is nothing to go on
+                with, so that it is written before this returns.
+
+        Returns:
+            None; of a save that goes on in the background its ticket, whose ``record`` waits and raises as below. What
+            nobody asked for is raised by the next ``save_checkpoint``, or at fit's end.
 
         Raises:
-            ConfigError: There is no module yet.
+            ConfigError: There is no module yet; or a ``CheckpointIO`` of your own is to write in the background.
             SaveFailed: It was not saved; a file that stood there stands.
             RankError: Likewise, on the ranks other than 0, which writes.
         """
@@ -334,26 +348,33 @@ class Trainer(Running):
             raise ConfigError("There is nothing to save yet.", remedy="Call fit() first.")
         if storage_options is not None and self.checkpoint_io is None:
             raise ConfigError("storage_options= are for a CheckpointIO of your own, and this Trainer has none.")
+        if not blocking and self.checkpoint_io is not None:
+            raise ConfigError("blocking=False is for files that Holdfast writes, and this Trainer has a CheckpointIO.")
         if self._left_alone(str(filepath)):
-            return
+            return None
         from holdfast.training import finding, resume
 
-        what, loop = weights_only_what if weights_only else full, self.loop
+        what, loop, path = weights_only_what if weights_only else full, self.loop, Path(filepath)
         if self.saving is not None:
             self.saving.settle()
         metrics = self.metric_log.scores(loop.steps)
-        identity = self.saving.identity() if self.saving is not None else None
         captured, group = self._capture(what), self._group
+        if not blocking and self.saving is not None:
+            ticket = self.saving.begin_by_path(captured, what, metrics, path.expanduser().absolute())
+            if ticket is not None:
+                return ticket
+        identity = self.saving.identity() if self.saving is not None else None
         if captured.divided:
             from holdfast.training import alone
 
-            alone.save_folder(captured, what, loop.progress, metrics, Path(filepath), identity=identity, group=group)
-            return
+            alone.save_folder(captured, what, loop.progress, metrics, path, identity=identity, group=group)
+            return None
         save = partial(
-            resume.save_alone, captured, what, loop.progress, metrics, Path(filepath), identity=identity,
+            resume.save_alone, captured, what, loop.progress, metrics, path, identity=identity,
             io=self.checkpoint_io, storage_options=storage_options,
         )  # fmt: skip
         finding.agreed(group, save, phase="save_checkpoint()")
+        return None
 
     def fence(self) -> None:
         """Return when no save reads the state in place: from then on anything may change it.
