@@ -79,10 +79,7 @@ def lay_out(snapshot: Snapshot, manifest: Manifest) -> Archive:
         layout.PICKLE_ENTRY: pickling.dumps(tree.root, lambda key: tree.storages[key].nbytes()),
         **layout.FIXED,
     }
-    stored: Mapping[str, Content] = tree.storages
-    for key, content in stored.items():
-        there = isinstance(content, torch.UntypedStorage) and content.device.type == "cuda"
-        contents[f"{layout.PREFIX}data/{key}"] = There(content, snapshot.beside) if there else content
+    contents.update({f"{layout.PREFIX}data/{key}": _here(held, snapshot) for key, held in tree.storages.items()})
     if snapshot.opaque:
         contents[layout.OPAQUE_ENTRY] = pickle.dumps(dict(snapshot.opaque), protocol=4)
     sizes = [(name, _length(content)) for name, content in contents.items()]
@@ -135,6 +132,13 @@ def write(
     ending = layout.local_header(last, crc) + raw + layout.tail(archive.layout, [*crcs, crc])
     sink.write_at(last.header, ending)
     return manifest
+
+
+def _here(content: Content, snapshot: Snapshot) -> Content:
+    """The content as it can be had here: of a GPU's memory what fetches it."""
+    if isinstance(content, torch.UntypedStorage) and content.device.type == "cuda":
+        return There(content, snapshot.beside)
+    return content
 
 
 def _length(content: Content) -> int:
