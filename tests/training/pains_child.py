@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import holdfast as L
+from holdfast.callbacks import ModelCheckpoint
 from small_fits import make_trainer
 
 
@@ -34,3 +35,19 @@ def save_large(folder: str, size: int) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     trainer.save_checkpoint(f"{folder}/large.ckpt")
     print(json.dumps((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10))
+
+
+def save_within(folder: str, size: int, memory: int) -> None:
+    """Print by how many bytes the most memory ever held grows when a fit saves a large module with such buffers."""
+
+    class Marking(Large):
+        def on_train_batch_end(self, outputs, batch, batch_idx):
+            self.before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    for number, each in enumerate((4 << 20, size)):  # a first fit loads the code that saves
+        model = Marking(each)
+        saver = ModelCheckpoint(f"{folder}/{number}")
+        make_trainer(folder, saver, max_epochs=1, save_memory=memory).fit(
+            model, DataLoader(TensorDataset(torch.zeros(1, 1)))
+        )
+    print(json.dumps((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - model.before) << 10))

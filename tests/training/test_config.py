@@ -46,6 +46,7 @@ def test_all_problems_come_in_one_error():
         ({"accumulate_grad_batches": 0}, "accumulate_grad_batches is a whole number of at least 1"),
         ({"gradient_clip_val": "big"}, "gradient_clip_val is a number"),
         ({"gradient_clip_algorithm": "l1"}, "gradient_clip_algorithm is 'norm' or 'value'"),
+        ({"save_memory": 0}, "save_memory is a number of bytes"),
         ({"fast_dev_run": -1}, "fast_dev_run is True, False or a number"),
         ({"reload_dataloaders_every_n_epochs": -1}, "reload_dataloaders_every_n_epochs is a whole number"),
         ({"callbacks": [ModelCheckpoint], "enable_checkpointing": True}, r"make one: ModelCheckpoint\(\)"),

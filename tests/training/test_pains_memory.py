@@ -25,6 +25,14 @@ def test_pain_38_a_save_takes_no_second_copy_of_the_model(server, tmp_path):
     assert grown < MODEL_BYTES
 
 
+def test_pain_38_the_memory_that_a_save_takes_is_a_parameter(server, tmp_path):
+    """Two MiB of buffers for a model of 64, where the default takes many more."""
+    with server.start("pains_child:save_within", str(tmp_path), MODEL_BYTES, 2 << 20) as child:
+        grown = json.loads(child.stdout.read())
+        assert child.wait() == 0
+    assert grown < 8 << 20
+
+
 def loader():
     """Six batches of what nobody looks at."""
     return DataLoader(TensorDataset(torch.zeros(6, 1)), batch_size=1)

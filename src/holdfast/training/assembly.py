@@ -267,6 +267,7 @@ class Assembly(Facts):
             watched=self._watched(),
             saved=self._tell_of_checkpoint,
             io=self.checkpoint_io,
+            memory=self.config.save_memory,
         )
 
     def _logs_late(self) -> bool:

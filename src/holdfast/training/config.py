@@ -48,6 +48,7 @@ class Config:
     reload_every: int = 0
     detect_anomaly: bool = False
     barebones: bool = False
+    save_memory: int | None = None
 
     def __post_init__(self) -> None:
         problems = [*_number_problems(self)]
@@ -65,6 +66,9 @@ class Config:
                 problems.append(f"{name}: {error}")
         if type(self.fast_dev_run) not in (bool, int) or self.fast_dev_run < 0:
             problems.append(f"fast_dev_run is True, False or a number of batches, not {self.fast_dev_run!r}")
+        memory = self.save_memory
+        if memory is not None and (type(memory) is not int or memory < 1):
+            problems.append(f"save_memory is a number of bytes, not {memory!r}")
         clip = self.gradient_clip_val
         if clip is not None and (type(clip) not in (int, float) or clip < 0):
             problems.append(f"gradient_clip_val is a number of 0 or more, not {clip!r}")

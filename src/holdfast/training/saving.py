@@ -56,6 +56,7 @@ class Saving:
         watched: Names of metrics by which others decide: early stopping, schedulers that look at one.
         saved: Told of each callback a checkpoint of which is durable, on the main thread.
         io: A user's own way to write the files, if any.
+        memory: Bytes of buffers that a save may take; None for the default.
     """
 
     def __init__(
@@ -75,10 +76,11 @@ class Saving:
         watched: Iterable[str] = (),
         saved: Callable[[ModelCheckpoint], None] = lambda callback: None,
         io: CheckpointIO | None = None,
+        memory: int | None = None,
     ) -> None:
         self._capture, self._progress, self._scores = capture, progress, scores
         self._signals, self._agreement, self.group, self._saved = signals, agreement, group, saved
-        self._rank = group.rank
+        self._rank, self._memory = group.rank, memory
         self._noted: list[tuple[int, Event]] = []  # of one step: a few at most
         self._by_path = ByPath(group)
         self._over = self._breaking_off = False
@@ -123,7 +125,7 @@ class Saving:
             lineage = lineage or run.ref
             engine = Engine(
                 place.folder, run, place.policies, self._capture, group=self.group, tallies=remembered,
-                report=logger.info, saved=told, beside=first,
+                report=logger.info, saved=told, beside=first, memory=self._memory,
             )  # fmt: skip
             first = first or engine
             place.begin(engine, self._agreement.now())

@@ -70,6 +70,8 @@ class Trainer(Running):
             docs/migrating.md.
         on_resume: What to take where the code differs from the checkpoint: ``{"lr": "restore"}`` for the checkpoint's,
             ``"new"`` for the code's (the default), ``"refuse"`` for an error: docs/resume.md.
+        save_memory: Bytes of buffers that a save may take, whatever the size of the state; by default 64 MiB, and 4 GiB
+            where a GPU lends it. With more of it a step waits less for a slow disk.
         fast_dev_run: Run so many batches of everything once, and save nothing.
         enable_checkpointing: Whether to save; a ``ModelCheckpoint`` is added where there is none.
         default_root_dir: Where logs and checkpoints go that nobody placed; the working directory by default.
@@ -124,6 +126,7 @@ class Trainer(Running):
         enable_autolog_hparams: bool = True,
         model_registry: str | None = None,
         on_resume: Mapping[str, str] | None = None,
+        save_memory: int | None = None,
     ) -> None:
         if barebones:
             refuse_beside_barebones(
@@ -159,6 +162,7 @@ class Trainer(Running):
             reload_every=reload_dataloaders_every_n_epochs,
             detect_anomaly=detect_anomaly,
             barebones=barebones,
+            save_memory=save_memory,
         )
         slurm = together.make(SLURMEnvironment.among, plugins)
         if together.clean:
