@@ -198,17 +198,24 @@ def burning(course: Course, model: torch.nn.Module, folder: Path) -> None:
 
 def watch_holdfast(course: Course) -> None:
     """Note what holds the training thread, and when a save is over, from the outside."""
-    from holdfast.engine import engine, fence
+    from holdfast.engine import fence
+    from holdfast.engine.engine import Engine
+    from holdfast.engine.mover import Mover
 
-    consider, save, wait, read = engine.Engine.consider, engine.Engine._save, fence._wait, fence.Window.returned
+    decide, begin, save = Engine.decide, Mover.begin, Mover._save
+    wait, read = fence._wait, fence.Window.returned
+    looked = [0.0]
 
-    def considering(self: Any, moment: Any) -> Any:
-        start = now()
+    def deciding(self: Any, moment: Any) -> Any:
+        looked[0] = now()
         with course.held():
-            ticket = consider(self, moment)
-        if ticket is not None:
-            course.begin(start)
-        return ticket
+            return decide(self, moment)
+
+    def beginning(self: Any, wanted: Any) -> Any:
+        with course.held():
+            tickets = begin(self, wanted)
+        course.begin(looked[0])
+        return tickets
 
     def saving(self: Any, *args: Any) -> Any:
         try:
@@ -224,7 +231,7 @@ def watch_holdfast(course: Course) -> None:
         read(self)
         course.is_safe()
 
-    engine.Engine.consider, engine.Engine._save = considering, saving
+    Engine.decide, Mover.begin, Mover._save = deciding, beginning, saving
     fence._wait, fence.Window.returned = waiting, returned
 
 
