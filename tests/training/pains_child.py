@@ -47,7 +47,7 @@ def save_within(folder: str, size: int, memory: int) -> None:
     for number, each in enumerate((4 << 20, size)):  # a first fit loads the code that saves
         model = Marking(each)
         saver = ModelCheckpoint(f"{folder}/{number}")
-        make_trainer(folder, saver, max_epochs=1, save_memory=memory).fit(
-            model, DataLoader(TensorDataset(torch.zeros(1, 1)))
-        )
+        trainer = make_trainer(folder, saver, max_epochs=1, save_memory=memory)
+        trainer.fit(model, DataLoader(TensorDataset(torch.zeros(1, 1))))
+        trainer.save_checkpoint(f"{folder}/{number}.ckpt")
     print(json.dumps((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - model.before) << 10))

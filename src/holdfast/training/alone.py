@@ -30,6 +30,7 @@ def save_folder(
     *,
     identity: tuple[RunRef, int] | None,
     group: Group,
+    memory: int | None = None,
 ) -> None:
     """Write one folder, durably, and nothing beside it. Every rank calls it.
 
@@ -41,6 +42,7 @@ def save_folder(
         path: The folder; rank 0's counts.
         identity: The run and the place among its saves; None for a run of its own.
         group: The ranks.
+        memory: Bytes of buffers that it may take; None for the default.
 
     Raises:
         SaveFailed: It was not saved, here or on another rank; what stood there stands.
@@ -68,7 +70,12 @@ def save_folder(
             return {}
 
         commit(
-            group, key, write=lambda: job.write(store, path.name, drafts), publish=publish, deadline=_DEADLINE, spent=[]
+            group,
+            key,
+            write=lambda: job.write(store, path.name, drafts, memory=memory),
+            publish=publish,
+            deadline=_DEADLINE,
+            spent=[],
         )
     except HoldfastError as error:
         for draft in drafts:

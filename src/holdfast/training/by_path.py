@@ -30,10 +30,11 @@ class ByPath:
 
     Args:
         group: The ranks.
+        memory: Bytes of buffers that a save may take; None for the default.
     """
 
-    def __init__(self, group: Group) -> None:
-        self.group = group
+    def __init__(self, group: Group, memory: int | None = None) -> None:
+        self.group, self._memory = group, memory
         self._writer = Writer()
         self._flight: Ticket | None = None
         self._spent: list[str] = []
@@ -135,7 +136,7 @@ class ByPath:
             result = commit(
                 self.group,
                 key,
-                write=lambda: None if job is None else job.write(store, path.name, sinks, memory=None),
+                write=lambda: None if job is None else job.write(store, path.name, sinks, memory=self._memory),
                 publish=publish,
                 deadline=_DEADLINE,
                 spent=self._spent,

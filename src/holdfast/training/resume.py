@@ -254,6 +254,7 @@ def save_alone(
     identity: tuple[RunRef, int] | None,
     io: CheckpointIO | None = None,
     storage_options: Any = None,
+    memory: int | None = None,
 ) -> None:
     """Write one file, durably, and nothing beside it.
 
@@ -266,6 +267,7 @@ def save_alone(
         identity: The run and the place among its saves; None for a run of its own.
         io: A user's own way to write it.
         storage_options: What it is given for that.
+        memory: Bytes of buffers that it may take; None for the default.
 
     Raises:
         SaveFailed: It was not saved; a file that stood there stands.
@@ -282,7 +284,7 @@ def save_alone(
     sinks: list[Sink] = []
     try:
         job = prepare(captured, what, moment, run=run, sequence=sequence, tallies={}, reason="by hand")
-        job.write(store, path.name, sinks)
+        job.write(store, path.name, sinks, memory=memory)
         sinks[0].publish(path.name, replace=True)
     except HoldfastError as error:
         for sink in sinks:

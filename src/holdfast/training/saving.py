@@ -82,7 +82,7 @@ class Saving:
         self._signals, self._agreement, self.group, self._saved = signals, agreement, group, saved
         self._rank, self._memory = group.rank, memory
         self._noted: list[tuple[int, Event]] = []  # of one step: a few at most
-        self._by_path = ByPath(group)
+        self._by_path = ByPath(group, memory)
         self._over = self._breaking_off = False
         self._began = Progress()
         places: dict[str, Place] = {}

@@ -367,15 +367,15 @@ class Trainer(Running):
             ticket = self.saving.begin_by_path(captured, what, metrics, path.expanduser().absolute())
             if ticket is not None:
                 return ticket
-        identity = self.saving.identity() if self.saving is not None else None
+        same: dict[str, Any] = {"identity": self.saving and self.saving.identity(), "memory": self.config.save_memory}
         if captured.divided:
             from holdfast.training import alone
 
-            alone.save_folder(captured, what, loop.progress, metrics, path, identity=identity, group=group)
+            alone.save_folder(captured, what, loop.progress, metrics, path, group=group, **same)
             return None
         save = partial(
-            resume.save_alone, captured, what, loop.progress, metrics, path, identity=identity,
-            io=self.checkpoint_io, storage_options=storage_options,
+            resume.save_alone, captured, what, loop.progress, metrics, path, io=self.checkpoint_io,
+            storage_options=storage_options, **same,
         )  # fmt: skip
         finding.agreed(group, save, phase="save_checkpoint()")
         return None
