@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 import tempfile
+import threading
 import warnings
 from pathlib import Path
 
@@ -19,6 +21,8 @@ from holdfast.catalog import resolve
 from holdfast.catalog.folder import Folder
 from holdfast.catalog.verify import Verdict, read_manifest
 from holdfast.engine.engine import SaveFailedWarning
+from holdfast.engine.shelf import Shelf
+from holdfast.engine.writer import Ticket
 from holdfast.store import LocalStore
 from small_fits import Net, facts, fit, names, steps
 
@@ -251,24 +255,50 @@ def test_what_fails_in_one_folder_alone_is_that_ones(tmp_path):
     assert whole(tmp_path / "a") == whole(tmp_path / "b") == ["epoch=2.ckpt"]
 
 
-def test_a_state_that_moved_is_made_good_in_all(tmp_path):
-    """A torn file is published nowhere, and the next step is saved in its place in each folder, once."""
-    weights = {}
+def test_a_state_that_moved_is_made_good_in_all(tmp_path, monkeypatch):
+    """A torn file is published nowhere, and the next step is saved in its place in each folder, once.
+
+    So it is when training looks at the folders while only the first has heard of it.
+    """
+    moved, heard, waited = threading.Event(), threading.Event(), threading.Event()
+    reserve, failed, wait = os.posix_fallocate, Shelf.failed, Ticket.wait
 
     class Moves(L.Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
             if trainer.global_step == 2:
-                with torch.no_grad():  # a save reads it, maybe: not by a step of its optimizer
-                    weights[0] = pl_module.layers[0].weight.add_(1).clone()
+                with torch.no_grad():  # not by a step of its optimizer
+                    pl_module.layers[0].weight.add_(1)
+                moved.set()
 
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            if trainer.global_step == 3:
+                assert heard.wait(60)
+
+    def reserved_when_moved(*args):
+        assert moved.wait(60)
+        return reserve(*args)
+
+    def told_when_waited_for(*args, **named):
+        told = failed(*args, **named)
+        heard.set()
+        assert waited.wait(60)
+        return told
+
+    def waiting(ticket):
+        if heard.is_set():
+            waited.set()
+        wait(ticket)
+
+    monkeypatch.setattr(os, "posix_fallocate", reserved_when_moved)
+    monkeypatch.setattr(Shelf, "failed", told_when_waited_for)
+    monkeypatch.setattr(Ticket, "wait", waiting)
     flags = {"filename": "{step}", "every_n_train_steps": 2, "save_top_k": -1}
     both = ModelCheckpoint(tmp_path / "a", **flags), ModelCheckpoint(tmp_path / "b", **flags)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SaveFailedWarning)
+    with pytest.warns(SaveFailedWarning, match="changed while being read") as caught:
         fit(tmp_path, Moves(), *both, make=lambda: Net(width=WIDE), max_epochs=1)
-    assert whole(tmp_path / "a") == whole(tmp_path / "b")
-    assert names(tmp_path / "a")[-1] == "step=4.ckpt"
-    assert len(inodes(tmp_path)) == len(names(tmp_path / "a"))
+    assert len([one for one in caught if one.category is SaveFailedWarning]) == 2
+    assert whole(tmp_path / "a") == whole(tmp_path / "b") == ["step=3.ckpt", "step=4.ckpt"]
+    assert len(inodes(tmp_path)) == 2
 
 
 def test_runs_of_a_different_number_share_a_file_all_the_same(tmp_path):

@@ -6,7 +6,7 @@ Knows the engine and the folders; of the trainer it gets values and functions, n
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -165,7 +165,7 @@ class Saving:
         if place is None:
             raise ConfigError("ModelCheckpoint.save_checkpoint() is for a fit, and none runs that this callback is of.")
         asked = tuple(Request(BY_CALL, Event.BATCH_END, policy=p.name) for p in place.policies_of(callback))
-        self._save((place, self._moment(place, set(), self._progress(), False, asked)))
+        self._save([(place, self._moment(place, set(), self._progress(), False, asked))])
 
     @property
     def under_way(self) -> bool:
@@ -204,14 +204,8 @@ class Saving:
             self._noted.clear()
             return
         noted, self._noted = self._noted, []
-        progress = self._progress()
-        looks = []
-        for place in self._places:
-            if not place.hears(noted, event) or (bare and place.idle(progress, self._agreement.now)):
-                continue
-            moment = self._look(place, event, progress, validation_follows and pending is None)
-            looks += [] if moment is None else [(place, moment)]
-        self._save(*looks)
+        hearing = [place for place in self._places if place.hears(noted, event)]
+        self._save(self._looks(hearing, event, bare, validation_follows and pending is None))
         if pending is not None:
             self._stop(pending)
         if self._monitored.uncompared and event is not Event.BATCH_END:
@@ -287,7 +281,7 @@ class Saving:
             return
         request = Request("the end of a fit that had saved nothing", Event.FIT_END, FINAL.name)
         for place in [p for p in self._places if not p.keeps_nothing][:1]:
-            self._save((place, self._moment(place, {Event.FIT_END}, progress, False, (request,))))
+            self._save([(place, self._moment(place, {Event.FIT_END}, progress, False, (request,)))])
 
     def close(self, *, clean: bool) -> None:
         """Finish what is under way; after a clean end no rescue is left. Raises what the last save raised."""
@@ -332,17 +326,23 @@ class Saving:
 
     def identity(self) -> tuple[RunRef, int] | None:
         """The run, and the next place among its saves, for a file beside the rules; None where nothing is saved."""
-        place = next((p for p in self._places if p.run is not None), None)
-        if place is None or place.run is None:
-            return None
-        return place.run, place.next_sequence()
+        return next(((p.run, p.next_sequence()) for p in self._places if p.run is not None), None)
 
-    def _save(self, *looks: tuple[Place, Moment]) -> None:
+    def _save(self, looks: Iterable[tuple[Place, Moment]]) -> None:
         """Let the policies of some folders decide on one step, each by its own moment, and begin what they want."""
         decided = [one for place, moment in looks if (one := place.ready().decide(moment)) is not None]
         if decided:
             self._by_path.wait()  # one save is in flight
         begin(decided)
+
+    def _looks(self, hearing: list[Place], event: Event, bare: bool, follows: bool) -> Iterator[tuple[Place, Moment]]:
+        """What each is to decide on, given when those before it have decided."""
+        progress, now = self._progress(), self._agreement.now
+        # Who has nothing to do is asked again at last: others may have waited for a save that was its own too.
+        for place in sorted(hearing, key=lambda one: bare and one.idle(progress, now)):
+            moment = None if bare and place.idle(progress, now) else self._look(place, event, progress, follows)
+            if moment is not None:
+                yield place, moment
 
     def _look(self, place: Place, event: Event, progress: Progress, validation_follows: bool) -> Moment | None:
         """What one folder's policies are to decide on, with what was held for this event; None: it is held."""
@@ -380,7 +380,7 @@ class Saving:
                 logger.error("%s", failed)
         if self._agreed(any(place.saved(progress) for place in self._places)):
             return
-        self._save((here, self._moment(here, {request.event}, progress, False, (request,))))
+        self._save([(here, self._moment(here, {request.event}, progress, False, (request,)))])
         here.ready().settle(last=True)
 
     def _stop(self, pending: signal.Signals) -> NoReturn:
