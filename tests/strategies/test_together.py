@@ -22,14 +22,22 @@ def test_pain_47_the_folder_of_rank_0_counts_for_all(ranks, tmp_path):
     assert zero["step"] == 12
 
 
-def test_a_save_by_path_ends_alike_on_all_ranks(ranks, tmp_path):
-    """One file, by rank 0; where it fails, it fails on all with rank 0's words, and the next one works."""
-    zero, one = (rank.value for rank in ranks.run("together:by_hand", str(tmp_path), 2, size=2))
-    assert zero["good"] == zero["after"] == one["good"] == one["after"] == "saved"
-    assert zero["folder"].startswith("SaveFailed: ")
-    assert one["folder"].startswith("RankError: rank 0, save_checkpoint(): ")
-    assert "there is a folder of that name" in zero["folder"]
-    assert "there is a folder of that name" in one["folder"]
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_save_by_path_ends_alike_on_all_ranks(ranks, tmp_path, sharded):
+    """Where it fails on one rank, it fails on all with that rank's words, leaves nothing, and the next one works."""
+    both = [rank.value for rank in ranks.run("together:by_hand", str(tmp_path), 2, sharded, size=2)]
+    wanted = {
+        "taken": ["name is taken", "Give a name that is free"] if sharded else ["there is a folder", "Name a file"],
+        "full": ["No space left on device", "Free space on that disk"],
+    }
+    for rank, told in enumerate(both):
+        assert told["good"] == told["after"] == "saved"
+        assert "What stood there stands." in told["taken"]
+        for name, words in wanted.items():
+            failed = f"SaveFailed: checkpoint '{tmp_path}/{name}.ckpt' (rank {rank}) was not saved: "
+            assert told[name].startswith(failed)
+            assert [one for one in words if one not in told[name]] == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["after.ckpt", "good.ckpt", "taken.ckpt"]
 
 
 @pytest.mark.parametrize("sharded", [False, True])

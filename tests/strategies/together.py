@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 from contract import trainer
 from courses import Course, loader
 
+from faults import refusing
 from holdfast import HoldfastError
 from holdfast.callbacks import ModelCheckpoint
 from holdfast.strategies import DDPStrategy, FSDPStrategy, SingleDeviceStrategy
@@ -40,18 +43,20 @@ def folders(root: str, size: int) -> dict[str, Any]:
     }
 
 
-def by_hand(root: str, size: int) -> dict[str, Any]:
-    """Saves by path: one that works, one that cannot, and one more."""
-    fitted = trainer("ddp", size)
+def by_hand(root: str, size: int, sharded: bool) -> dict[str, Any]:
+    """Saves by path: one that works, one whose name is taken, one for which a disk is full, and one more."""
+    fitted = trainer(FSDPStrategy(state_dict_type="sharded") if sharded else "ddp", size)
     fitted.fit(Course(), loader(size))
     seen: dict[str, Any] = {}
-    for name in ("good", "folder", "after"):
+    for name in ("good", "taken", "full", "after"):
         path = Path(root, f"{name}.ckpt")
-        if name == "folder" and fitted.is_global_zero:
+        if name == "taken" and fitted.is_global_zero:
             path.mkdir()
         fitted.strategy.group.barrier(phase="there")
+        full = name == "full" and fitted.global_rank == int(sharded)
         try:
-            fitted.save_checkpoint(path)
+            with refusing(posix_fallocate=errno.ENOSPC) if full else nullcontext():
+                fitted.save_checkpoint(path)
             seen[name] = "saved"
         except HoldfastError as error:
             seen[name] = f"{type(error).__name__}: {error}"

@@ -11,11 +11,12 @@ from holdfast.errors import ConfigError, SaveFailed
 from small_fits import Net, facts, fit, loaders, make_trainer, names, read
 
 
-def test_it_writes_that_file_alone(tmp_path):
-    """No ledger, no temporary file, no folder beside it."""
+def test_it_writes_that_file_alone(tmp_path, caplog):
+    """No ledger, no temporary file, no folder beside it; and says so."""
     trainer = fit(tmp_path / "run")
     (tmp_path / "mine").mkdir()
     trainer.save_checkpoint(tmp_path / "mine" / "example.ckpt")
+    assert f"saved {tmp_path}/mine/example.ckpt (by hand)" in caplog.messages
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["example.ckpt"]
     assert read(tmp_path / "mine" / "example.ckpt")["global_step"] == 8
 
@@ -48,6 +49,22 @@ def test_errors_are_told(tmp_path):
     for path in (tmp_path, tmp_path / "file" / "a.ckpt"):
         with pytest.raises(SaveFailed, match="was not saved"):
             trainer.save_checkpoint(path)
+
+
+def test_a_file_that_is_given_up_leaves_nothing(tmp_path, monkeypatch):
+    """Ctrl-C while it is written: what stood there stands, and no part of a file lies beside it."""
+    trainer = fit(tmp_path / "run")
+    trainer.save_checkpoint(tmp_path / "mine" / "a.ckpt")
+    before = (tmp_path / "mine" / "a.ckpt").read_bytes()
+
+    def press(descriptor):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.fsync", press)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.save_checkpoint(tmp_path / "mine" / "a.ckpt")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["a.ckpt"]
+    assert (tmp_path / "mine" / "a.ckpt").read_bytes() == before
 
 
 def test_it_can_be_gone_on_from(tmp_path):

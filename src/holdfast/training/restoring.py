@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from holdfast.engine.job import Captured
     from holdfast.training import home, resume
     from holdfast.training.checkpoint import Parts
+    from holdfast.training.checkpoint_io import CheckpointIO
     from holdfast.training.fit import FitLoop
 
 IN_PARTS = "each rank holds a part of the state, and one of them has failed"
@@ -157,6 +159,17 @@ class Restoring(Assembly):
         self.hooks.call_all(self.hooks.of_callbacks("on_save_checkpoint", told), "on_save_checkpoint", made.root)
         self.hooks.call_all(self.hooks.of_module("on_save_checkpoint"), "on_save_checkpoint", made.root)
         return captured(made, parts, given=given, divided=divided)
+
+    def _hand_over(self, io: CheckpointIO, what: What, path: str | os.PathLike[str], storage_options: Any) -> None:
+        """Have a user's own way write the state, on rank 0."""
+        from holdfast.training import finding
+
+        root = self._capture(what).root
+
+        def write() -> None:
+            io.save_checkpoint(root, str(Path(path).expanduser().absolute()), storage_options)
+
+        finding.agreed(self._group, write, phase="save_checkpoint()")
 
     def _resume(
         self,

@@ -1,9 +1,8 @@
-"""Go on from a checkpoint; and save or load one by its path, outside any rules."""
+"""Go on from a checkpoint, and load the weights of one."""
 
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +13,13 @@ from holdfast.catalog.folder import Folder, Listing
 from holdfast.catalog.ledger import LEDGER
 from holdfast.catalog.manifest import Manifest, RunRef
 from holdfast.engine.directory import CheckpointDirectory, Like, opened
-from holdfast.engine.job import Captured, prepare
 from holdfast.engine.reader import CheckpointFile
-from holdfast.errors import Foreign, HoldfastError, Incompatible, NotFound, SaveFailed
+from holdfast.errors import Foreign, Incompatible, NotFound
 from holdfast.formats import loops
 from holdfast.log import logger
-from holdfast.policy.values import Event, Moment, Progress, Record, Score, Tally
-from holdfast.policy.what import What
+from holdfast.policy.values import Progress, Record, Tally
 from holdfast.state import random
-from holdfast.store import LocalStore, Sink
+from holdfast.store import LocalStore
 from holdfast.store.urls import is_url
 from holdfast.strategies.base import TrainingStrategy
 from holdfast.training.checkpoint import OWN
@@ -242,59 +239,6 @@ def _as_ours(stand: loops.Stand) -> dict[str, Any]:
         return known
     place = {"kind": "kept", "over": False, "done": stand.progress.batch, "ended": False, "whole": False}
     return {**known, "data": {**place, "random": None, "generators": {}, "state": stand.loader}}
-
-
-def save_alone(
-    captured: Captured,
-    what: What,
-    progress: Progress,
-    metrics: Mapping[str, Score],
-    path: Path,
-    *,
-    identity: tuple[RunRef, int] | None,
-    io: CheckpointIO | None = None,
-    storage_options: Any = None,
-    memory: int | None = None,
-) -> None:
-    """Write one file, durably, and nothing beside it.
-
-    Args:
-        captured: The state.
-        what: What of it.
-        progress: The counters.
-        metrics: The metrics now.
-        path: The file.
-        identity: The run and the place among its saves; None for a run of its own.
-        io: A user's own way to write it.
-        storage_options: What it is given for that.
-        memory: Bytes of buffers that it may take; None for the default.
-
-    Raises:
-        SaveFailed: It was not saved; a file that stood there stands.
-    """
-    path = path.expanduser().absolute()
-    if io is not None:
-        io.save_checkpoint(captured.root, str(path), storage_options)
-        return
-    if path.is_dir():
-        raise SaveFailed("was not saved: there is a folder of that name.", checkpoint=str(path), remedy="Name a file.")
-    store = LocalStore(path.parent)
-    moment = Moment(frozenset({Event.MANUAL}), progress, metrics)
-    run, sequence = identity or (RunRef(secrets.token_hex(16)), 1)
-    sinks: list[Sink] = []
-    try:
-        job = prepare(captured, what, moment, run=run, sequence=sequence, tallies={}, reason="by hand")
-        job.write(store, path.name, sinks, memory=memory)
-        sinks[0].publish(path.name, replace=True)
-    except HoldfastError as error:
-        for sink in sinks:
-            sink.discard()
-        raise SaveFailed(
-            f"was not saved: {error.what}",
-            checkpoint=str(path),
-            good="A file that stood there stands." if path.exists() else "",
-            remedy=error.remedy,
-        ) from error
 
 
 def load_model(opened: Opened, module: Any, strategy: TrainingStrategy) -> None:

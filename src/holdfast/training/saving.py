@@ -173,11 +173,13 @@ class Saving:
         beside = self._by_path.under_way
         return beside or any(place.engine is not None and place.engine.under_way for place in self._places)
 
-    def begin_by_path(self, captured: Captured, what: What, metrics: Mapping[str, Score], path: Path) -> Ticket | None:
-        """Begin a save of that path alone, while training goes on; None once the fit is over, or breaks off."""
-        if self._over:
-            return None
-        return self._by_path.begin(captured, what, self._progress(), metrics, path, identity=self.identity())
+    def save_by_path(self, what: What, path: Path, *, blocking: bool) -> Ticket | None:
+        """As ``ByPath.save``, once nothing else is under way. When the fit is over, or breaks off, it blocks."""
+        self.settle()
+        moment = Moment(frozenset({Event.MANUAL}), self._progress(), self._scores())
+        captured, blocking = self._capture(what), blocking or self._over
+        identity = next(((p.run, p.next_sequence()) for p in self._places if p.run is not None), None)
+        return self._by_path.save(captured, what, moment, path, identity=identity, blocking=blocking)
 
     def fence(self) -> None:
         """Return when no save reads the state in place any more: then anything may change it."""
@@ -323,10 +325,6 @@ class Saving:
     def runs(self) -> dict[str, RunRef]:
         """The run that is written in each folder."""
         return {place.root: place.run for place in self._places if place.run is not None}
-
-    def identity(self) -> tuple[RunRef, int] | None:
-        """The run, and the next place among its saves, for a file beside the rules; None where nothing is saved."""
-        return next(((p.run, p.next_sequence()) for p in self._places if p.run is not None), None)
 
     def _save(self, looks: Iterable[tuple[Place, Moment]]) -> None:
         """Let the policies of some folders decide on one step, each by its own moment, and begin what they want."""

@@ -345,10 +345,10 @@ class Trainer(Running):
 
         Raises:
             ConfigError: There is no module yet; or a ``CheckpointIO`` of your own is to write in the background.
-            SaveFailed: It was not saved; a file that stood there stands.
-            RankError: Likewise, on the ranks other than 0, which writes.
+            SaveFailed: It was not saved; what stood there stands. On all ranks, with the words of the one that failed.
+            RankError: Your ``CheckpointIO`` raised on rank 0, and this is another.
         """
-        if self._module is None or self.loop is None:
+        if self.saving is None:
             raise ConfigError("There is nothing to save yet.", remedy="Call fit() first.")
         if storage_options is not None and self.checkpoint_io is None:
             raise ConfigError("storage_options= are for a CheckpointIO of your own, and this Trainer has none.")
@@ -356,28 +356,11 @@ class Trainer(Running):
             raise ConfigError("blocking=False is for files that Holdfast writes, and this Trainer has a CheckpointIO.")
         if self._left_alone(str(filepath)):
             return None
-        from holdfast.training import finding, resume
-
-        what, loop, path = weights_only_what if weights_only else full, self.loop, Path(filepath)
-        if self.saving is not None:
-            self.saving.settle()
-        metrics = self.metric_log.scores(loop.steps)
-        captured, group = self._capture(what), self._group
-        if not blocking and self.saving is not None:
-            ticket = self.saving.begin_by_path(captured, what, metrics, path.expanduser().absolute())
-            if ticket is not None:
-                return ticket
-        same: dict[str, Any] = {"identity": self.saving and self.saving.identity(), "memory": self.config.save_memory}
-        if captured.divided:
-            from holdfast.training import alone
-
-            alone.save_folder(captured, what, loop.progress, metrics, path, group=group, **same)
-            return None
-        save = partial(
-            resume.save_alone, captured, what, loop.progress, metrics, path, io=self.checkpoint_io,
-            storage_options=storage_options, **same,
-        )  # fmt: skip
-        finding.agreed(group, save, phase="save_checkpoint()")
+        what = weights_only_what if weights_only else full
+        if self.checkpoint_io is None:
+            return self.saving.save_by_path(what, Path(filepath), blocking=blocking)
+        self.saving.settle()
+        self._hand_over(self.checkpoint_io, what, filepath, storage_options)
         return None
 
     def fence(self) -> None:
