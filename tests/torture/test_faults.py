@@ -13,7 +13,7 @@ import warnings
 import pytest
 import torch
 
-from faults import CHANGING, failing_at, refusing, short_writes, watching
+from faults import CHANGING, failing_at, refusing, short_writes, stalled, watching
 from holdfast import Checkpointer, NotFound, SaveFailed, every
 from holdfast.engine.engine import SaveFailedWarning
 from scale import sample
@@ -131,7 +131,10 @@ def test_a_save_survives_signals(saver, tmp_path):
     handled = []
     previous = signal.signal(signal.SIGUSR1, lambda *_: handled.append(1))
     try:
-        ticket = saver.begin()
+        with stalled("posix_fallocate") as disk:
+            ticket = saver.begin()
+            assert disk.reached.wait(60)
+            signal.pthread_kill(writer.ident, signal.SIGUSR1)
         while not ticket.durable:
             signal.pthread_kill(writer.ident, signal.SIGUSR1)
     finally:

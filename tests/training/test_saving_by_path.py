@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import holdfast as L
-from faults import refusing, short_writes
+from faults import refusing, short_writes, stalled
 from holdfast.callbacks import ModelCheckpoint
 from holdfast.catalog.verify import Verdict, verify
 from holdfast.errors import ConfigError, SaveFailed
@@ -40,8 +40,9 @@ def test_it_returns_before_the_file_is_there_and_holds_the_state_of_then(tmp_pat
 
     def ask(trainer):
         trainer.save_checkpoint(beside)
-        with short_writes(16):  # thousands of writes
+        with stalled("posix_fallocate") as disk:  # before the first byte is written
             ticket = trainer.save_checkpoint(path, blocking=False)
+            assert disk.reached.wait(60)
             seen.append((ticket.durable, path.exists()))
         return ticket
 
@@ -144,13 +145,14 @@ def test_what_changes_it_while_it_is_read_is_told(tmp_path):
     """A torn file is never published; the error says what to do, and a copy of the state by ``blocking`` is whole."""
 
     def ask(trainer):
-        with short_writes(16):
+        with stalled("posix_fallocate") as disk:
             ticket = trainer.save_checkpoint(tmp_path / "mine.ckpt", blocking=False)
+            assert disk.reached.wait(60)
             assert not ticket.staged
             with torch.no_grad():
                 trainer.lightning_module.layers[0].weight.add_(1)
-            with pytest.raises(SaveFailed, match=r"Call fence\(\) before changing weights yourself, or save with"):
-                _ = ticket.record
+        with pytest.raises(SaveFailed, match=r"Call fence\(\) before changing weights yourself, or save with"):
+            _ = ticket.record
 
     fit(tmp_path / "run", Asks(ask), make=lambda: Net(width=4096))
     assert names(tmp_path) == ["run/checkpoints/epoch=1-step=8.ckpt"]
