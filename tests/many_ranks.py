@@ -25,13 +25,11 @@ class Rank:
         code: Its exit code; negative where a signal ended it.
         value: What its function returned, as JSON gives it back; None where it did not return.
         log: What it wrote to its standard streams.
-        seconds: From its start to its end.
     """
 
     code: int
     value: Any
     log: str
-    seconds: float
 
 
 class Ranks:
@@ -94,14 +92,14 @@ class Group:
             ok: Whether all must end well.
         """
         started, began, size = self.started, self._began, len(self.started)
-        seconds = [0.0] * size
         running = {os.pidfd_open(child.pid): rank for rank, child in enumerate(started)}
         poll = select.poll()
         for fd in running:
             poll.register(fd, select.POLLIN)
-        while running and (left := began + self._patience - time.monotonic()) > 0:
-            for fd, _ in poll.poll(left * 1000):
-                seconds[running.pop(fd)] = time.monotonic() - began
+        # Whoever has ended has, however late that is looked at.
+        while running and (over := poll.poll(max(0.0, began + self._patience - time.monotonic()) * 1000)):
+            for fd, _ in over:
+                del running[fd]
                 poll.unregister(fd)
                 os.close(fd)
         hung = sorted(running.values())
@@ -117,7 +115,7 @@ class Group:
         everything = "\n".join(f"--- rank {rank}\n{text}" for rank, text in enumerate(told))
         assert hung == [], f"ranks {hung} did not end within {self._patience:g} s\n{everything}"
         assert not ok or codes == [0] * size, f"exit codes {codes}\n{everything}"
-        return [Rank(*one) for one in zip(codes, values, told, seconds, strict=True)]
+        return [Rank(*one) for one in zip(codes, values, told, strict=True)]
 
 
 def become(target: str, rank: int, size: int, port: int, log: str, *arguments: object) -> None:

@@ -151,6 +151,7 @@ def absent(group):
         short.mailbox.post("outcome 5", "mine")
         seen["collect"] = failure_of(lambda: short.mailbox.collect("outcome 5", deadline=0.5))
         group.mailbox.post("seen", None)
+    short._deadline = PATIENCE  # what follows is no matter of seconds
     group.mailbox.collect("seen", ranks=[0], deadline=PATIENCE)
     if short.rank == 1:
         # It comes late: what rank 0 sent is still there for it, in order.

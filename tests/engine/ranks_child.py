@@ -248,10 +248,10 @@ def dies(group, root, write):
             os.kill(os.getpid(), signal.SIGKILL)
         return place.capture(what)
 
-    place = Place(group, root, "dies", which=last(1), capture=capture, commit_timeout=SHORT)
+    place = Place(group, root, "dies", which=last(1), capture=capture)
     place.killed = False
     place.step(1)
-    place.killed = True
+    place.killed, place.engine.mover._commit_timeout = True, SHORT  # no earlier save is a matter of seconds
     before = place.kept()
     failure = failure_of(lambda: place.step(2))
     leftovers = place.folder.scan().leftovers

@@ -18,8 +18,10 @@ from torch import nn
 from holdfast import LightningModule
 from holdfast.callbacks import ModelCheckpoint
 from holdfast.strategies import DDPStrategy, FSDPStrategy
+from holdfast.training import running
 
-TIMEOUT = 5.0  # seconds that ranks wait for each other
+PATIENT = 600.0  # seconds that ranks wait for each other, as by default: no test may wait for it
+SHORT = 5.0  # the same, where one is silent
 KINDS = {"ddp": DDPStrategy, "fsdp": FSDPStrategy}
 
 
@@ -41,7 +43,7 @@ class Failing(LightningModule):
             os.kill(os.getpid(), signal.SIGKILL)
         if self.how == "sleeps":
             self.how = "has slept"
-            time.sleep(2 * TIMEOUT)
+            time.sleep(2 * SHORT)
 
     def training_step(self, batch, batch_idx):
         self.fail("training")
@@ -64,8 +66,10 @@ class Failing(LightningModule):
 
 def fit(strategy: str, how: str, where: str, folder: str, size: int) -> None:
     """The fit; a failure ends the process as it ends a script."""
+    if how == "lacks":
+        running._SILENCE = 30.0  # none is silent, however slow it is
     saver = ModelCheckpoint(folder, every_n_train_steps=3, save_top_k=-1)
-    kind = KINDS[strategy](timeout=timedelta(seconds=TIMEOUT))
+    kind = KINDS[strategy](timeout=timedelta(seconds=PATIENT if how == "raises" else SHORT))
     fitted = trainer(kind, size, callbacks=[saver], enable_checkpointing=None, max_epochs=3)
     try:
         fitted.fit(Failing(how, where), loader(size), loader(size, shuffle=False))

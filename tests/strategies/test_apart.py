@@ -7,7 +7,7 @@ import re
 import pytest
 
 ERRORS = ["instead", "turned", "left out", "hidden"]  # those of apart.py
-SOON = 80.0  # seconds; ranks wait for each other for 5, as apart.py says, and whoever takes so long hangs
+SOON = 80.0  # seconds; whoever takes so long hangs
 
 
 @pytest.fixture(scope="module")
