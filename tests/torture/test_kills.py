@@ -12,7 +12,7 @@ from torture.aftermath import check, look
 from torture.child import wanted
 
 KILLS = 50 if whole else 12
-LONGEST = 0.25  # seconds from a start to its kill; a save takes about a hundredth of one
+LONGEST = 0.25  # seconds from a start, or from a save, to the kill; a save takes about a hundredth of one
 SEED = 1729
 
 
@@ -29,11 +29,11 @@ class Attempt:
     acknowledged: tuple[int, ...]
 
 
-def attempt(forks, folder, *, seconds, held):
+def attempt(forks, folder, *, seconds, held, saves):
     """Let a run go on in ``folder``, and kill it after so many seconds.
 
-    One that is held has begun when its seconds start, and nothing unfinished is left then; any other is hit
-    while it begins as well.
+    One that is held has begun and has saved so often when its seconds start, however slow the disk is; nothing
+    unfinished is left when it begins. Any other is hit while it begins as well.
     """
     with forks.start("torture.child:train", str(folder), int(held)) as child:
         assert child.stdout.readline() == "prepared\n"
@@ -42,6 +42,7 @@ def attempt(forks, folder, *, seconds, held):
             said = child.stdout.readline()
             assert look(folder).leftovers == (), "a start sweeps what the killed run left"
             child.stdin.write("go\n")
+            said += "".join(child.stdout.readline() for _ in range(saves))
         time.sleep(seconds)  # the instant of the kill is what is tested
         assert child.kill() == -9
         said += child.stdout.read()
@@ -58,7 +59,8 @@ def test_no_kill_costs_an_acknowledged_step_or_leaves_anything_behind(forks, ora
     attempts, aftermaths = [], [look(tmp_path)]
     for number in range(KILLS):
         before = aftermaths[-1]
-        killed = attempt(forks, tmp_path, seconds=chance.uniform(0.0, LONGEST), held=number % 2 == 0)
+        seconds, held = chance.uniform(0.0, LONGEST), number % 2 == 0
+        killed = attempt(forks, tmp_path, seconds=seconds, held=held, saves=number % 8)
         found = look(tmp_path)
         if killed.began:
             assert killed.began[0] == before.newest, "a run goes on from the newest checkpoint there is"
