@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,16 @@ def wishes(folder: str, size: int) -> dict[str, Any]:
             if trainer.global_step == 7 and trainer.global_rank == 1:
                 trainer.should_stop = True
 
+    class StopsOnce(Callback):
+        """Rank 1 has had enough once something has happened, however long that took."""
+
+        def __init__(self, happened: Callable[[Any], bool]) -> None:
+            self.happened = happened
+
+        def on_train_batch_end(self, trainer, pl_module, *rest):
+            if trainer.global_rank == 1 and self.happened(pl_module):
+                trainer.should_stop = True
+
     def fit(name: str, callbacks: list[Any], validates: bool = False, **options: Any) -> None:
         module = Slow()
         fitted = trainer("ddp", size, callbacks=callbacks, **{**ENDLESS, "num_sanity_val_steps": 0, **options})
@@ -100,9 +111,10 @@ def wishes(folder: str, size: int) -> dict[str, Any]:
     fit("stop", [Stop()])
     fit("early", [EarlyStopping("own", patience=1)], validates=True, limit_train_batches=3)
     fit("time", [], max_time=timedelta(seconds=1))
-    fit("validated", [], validates=True, max_time=timedelta(seconds=2.5), val_check_interval=timedelta(seconds=0.7))
+    twice = StopsOnce(lambda module: len(module.validated) == 2)
+    fit("validated", [twice], validates=True, val_check_interval=timedelta(seconds=0.7))
     saver = ModelCheckpoint(folder, train_time_interval=timedelta(seconds=0.6), save_top_k=-1)
-    fit("saved", [saver], max_time=timedelta(seconds=2.5), enable_checkpointing=None)
+    fit("saved", [saver, StopsOnce(lambda module: saver.best_model_path != "")], enable_checkpointing=None)
     seen["saved"]["names"] = sorted(path.name for path in Path(folder).glob("*.ckpt"))
     seen["saved"]["best"] = saver.best_model_path
     return seen

@@ -45,7 +45,7 @@ def test_a_wish_of_one_rank_is_heard(wished):
 def test_time_is_rank_0s(wished):
     """``max_time`` ends both, a validation by time runs on both, and a save by time is one file."""
     zero, one = wished
-    assert 1.0 <= zero["time"]["seconds"] < 10
-    assert zero["validated"]["validated"]
+    assert zero["time"]["seconds"] >= 1.0
+    assert len(zero["validated"]["validated"]) >= 2
     assert zero["saved"]["names"]
     assert zero["saved"]["best"] == one["saved"]["best"] != ""
