@@ -57,7 +57,8 @@ def compared(
         missing.append("what the run was made of, so that nothing can be compared")
     inexact = [] if "random" in parts else ["there is no random state"]
     inexact += [sentence for one in objects.values() if isinstance(one, Place) for sentence in one.inexact()]
-    report = Report(loaded.path, _where(loaded.manifest.progress), restored, missing, differs, inexact)
+    where, healthy = _where(loaded.manifest.progress), loaded.manifest.healthy
+    report = Report(loaded.path, where, restored, missing, differs, inexact, healthy)
     return changes.kept(saved, now, differs), report
 
 

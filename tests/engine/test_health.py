@@ -139,6 +139,19 @@ def test_sick_weights_never_rank_best_whatever_their_score():
         assert run.ckpt.load("best")["model"]["weight"].isfinite().all()
 
 
+@pytest.mark.parametrize("healthy", [True, False], ids=["healthy", "sick"])
+def test_who_goes_on_from_sick_weights_is_told(caplog, healthy):
+    """It is the newest, and so what `auto` goes on from; nobody finds out by a loss that is NaN for a day."""
+    with Run(last(1)) as run:
+        run.save(healthy=True)
+        run.save(healthy=healthy)
+    with caplog.at_level("INFO", logger="holdfast"), Checkpointer(run.store, when=every(steps=1)) as ckpt:
+        assert ckpt.resume(model=run.net).steps == 2
+    warned = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert any("NaN or infinity" in one and "epoch=0-step=2.ckpt" in one for one in warned) is not healthy
+    assert ("weights       not finite" in caplog.text) is not healthy
+
+
 def test_it_is_in_the_file_and_in_the_ledger_and_in_the_log(caplog):
     """Whoever reads any of them knows."""
     with Run(last(2)) as run, caplog.at_level("INFO", logger="holdfast"):

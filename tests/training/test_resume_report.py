@@ -112,6 +112,15 @@ def test_an_exact_resume_says_so(run, caplog):
     assert exact.startswith(EXACT)
 
 
+def test_weights_that_are_not_finite_are_told_of(run, caplog):
+    """A fit that went astray goes on where it was; whoever starts it again hears of it before the first step."""
+    astray = {"lr": 1e30, "kind": torch.optim.SGD}
+    run.begin(**astray)
+    run.go_on(lambda: Tuned(**astray))
+    assert "weights       not finite" in report(caplog)
+    assert any(r.levelname == "WARNING" and "NaN or infinity" in r.getMessage() for r in caplog.records)
+
+
 # Pain 10: "I changed lr / scheduler / max_epochs / patience and it has no effect"
 
 

@@ -27,6 +27,7 @@ class Report:
         missing: What the checkpoint does not hold, or what it holds and nobody takes.
         differs: What is not as it was, and which was taken.
         inexact: Why what follows is not what would have followed; a sentence each.
+        healthy: Whether its trained weights are finite.
     """
 
     source: str
@@ -35,6 +36,7 @@ class Report:
     missing: Sequence[str] = ()
     differs: Sequence[Difference] = ()
     inexact: Sequence[str] = ()
+    healthy: bool = True
 
     def head(self) -> list[tuple[str, str]]:
         """The lines that stand for themselves: a word and a text."""
@@ -44,6 +46,7 @@ class Report:
             ("resumed from", f"{_from_here(self.source)}, {self.where}"),
             ("restored", ", ".join(self.restored) or "nothing"),
             ("not restored", ", ".join(self.missing) or "nothing is missing"),
+            *([] if self.healthy else [("weights", "not finite")]),
             *([] if self.differs else [("differs", "nothing")]),
             ("exact", f"no: {'; '.join(reasons)}" if reasons else EXACT),
         ]
@@ -67,7 +70,16 @@ class Report:
         return "\n".join(lines)
 
     def tell(self) -> None:
-        """Print it: as a table where stderr is a terminal and nobody has set up logging, else as one log entry."""
+        """Print it: as a table where stderr is a terminal and nobody has set up logging, else as one log entry.
+
+        Weights that are not finite are a warning: training goes on with them, and does not mend them.
+        """
+        if not self.healthy:
+            logger.warning(
+                "'%s' holds trained weights with NaN or infinity, and the run goes on with them. 'holdfast ls' shows "
+                "which checkpoints are finite; to go back, name one of those.",
+                self.source,
+            )
         alone = not logging.getLogger().handlers and logger.isEnabledFor(logging.INFO)
         if alone and sys.stderr.isatty():
             self._print()

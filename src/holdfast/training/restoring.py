@@ -216,5 +216,6 @@ class Restoring(Assembly):
         loop.go_on_from(progress, state)
         if self.is_global_zero:
             place = resume_report.place_in_data(progress, loop.batches.size)
-            compared.report(self._parts(), place, [*resumed.inexact, *loop.inexact()]).tell()
+            inexact = [*resumed.inexact, *loop.inexact()]
+            compared.report(self._parts(), place, inexact, healthy=held.healthy).tell()
         return resumed

@@ -115,14 +115,14 @@ class Comparison:
             wrong, [c.scheduler for c in self._schedulers], [before[i] for i in pick], [after[i] for i in pick]
         )
 
-    def report(self, parts: Parts, place: str, inexact: Sequence[str]) -> Report:
+    def report(self, parts: Parts, place: str, inexact: Sequence[str], *, healthy: bool) -> Report:
         """What there is to say."""
         restored, missing = _held(self._root, parts)
         if not self._saved:
             missing.append("what the run was made of, so that nothing can be compared")
         progress = parts.progress
         where = f"step {progress.steps:,}, epoch {progress.epoch}" + (f", {place}" if place else "")
-        return Report(self._checkpoint, where, restored, missing, self.differs, inexact)
+        return Report(self._checkpoint, where, restored, missing, self.differs, inexact, healthy)
 
     def _steps(self, index: int, progress: Progress) -> int:
         """How often a scheduler would have stepped by now."""
