@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.optim import lr_scheduler
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler, WeightedRandomSampler
 
 import holdfast as L
 from exact_fits import Rows, Stream, Unsized
@@ -42,6 +42,17 @@ def loader(**options):
 
 def noisy(**options):
     return loader(dataset=Rows(SAMPLES, noise=True), **options)
+
+
+def weighted():
+    return noisy(shuffle=False, sampler=WeightedRandomSampler(torch.linspace(0.1, 1, SAMPLES), SAMPLES))
+
+
+def distributed():
+    """As a user shares a loader among ranks; of one process it is the only one."""
+    rank, size = int(os.environ.get("RANK", 0)), RANKS if "RANK" in os.environ else 1
+    data = Rows(SAMPLES, noise=True)
+    return loader(dataset=data, shuffle=False, sampler=DistributedSampler(data, size, rank, seed=3))
 
 
 def stateful(noise=True, **options):
@@ -401,6 +412,8 @@ CONFIGURATIONS = {
         scheduled(lambda o: lr_scheduler.StepLR(o, 1)),
         callbacks=lambda: [callbacks.StochasticWeightAveraging(0.02, swa_epoch_start=1, annealing_epochs=1)],
     ),
+    "weighted": C(Adam, weighted),
+    "distributed": C(Adam, distributed),
     "stateful": C(Adam, stateful),
     "stateful, workers": C(Adam, lambda: stateful(num_workers=2, noise=False)),
     "validated twice an epoch": C(options=TWICE),
@@ -515,6 +528,7 @@ def fit(name, seed, extra=(), ckpt_path=None):
     reseed(1)  # the module begins as it began
     model = configuration.module()
     reseed(seed)
+    os.environ["PL_GLOBAL_SEED"] = str(seed)  # as seed_everything does: the order that ranks share follows from it
     recorder, ends, rows = Recorder(None, Path()), Ends(), Rows_()
     options = {
         "max_epochs": EPOCHS,

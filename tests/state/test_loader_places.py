@@ -6,13 +6,12 @@ import random
 import warnings
 
 import pytest
-from torch.utils.data import DataLoader, RandomSampler
+from torch.utils.data import DataLoader
 
 from holdfast.state import random as random_state
 from holdfast.state.feeds import Keeping, Rereading
 from holdfast.state.indexed import Indexed, Streaming
 from holdfast.state.loaders import feed
-from holdfast.state.samplers import GlobalSampler
 from loader_cases import (
     OF_TORCH,
     OF_USERS,
@@ -361,27 +360,3 @@ def test_a_batch_read_ahead_draws_again_what_it_drew():
         random_state.restore(generators)
         train(other, rest)
         assert rest == whole[stop:]
-
-
-def together(runs):
-    """The samples of each batch over all ranks, in the order of their numbers."""
-    each = [run.epochs(3) for run in runs]
-    return [sorted(index for _, part, *_ in parts for index in part) for parts in zip(*each, strict=True)]
-
-
-def test_another_number_of_ranks_goes_on_in_the_order_that_was_shared():
-    """The rest of the epoch, and those after it, from the seed that was saved; by one rank with torch's sampler too."""
-
-    def shared(rank, size, seed):
-        return Run(
-            DataLoader(Numbers(24), 8 // size, sampler=GlobalSampler(Numbers(24), rank=rank, size=size, seed=seed))
-        )
-
-    whole = together([shared(rank, 2, 5) for rank in range(2)])
-    stopped = shared(0, 2, 5)
-    stopped.epochs(3, (1, 1))
-    alone = Run(DataLoader(Numbers(24), 8, sampler=RandomSampler(Numbers(24))))
-    for runs in [[shared(rank, size, 77) for rank in range(size)] for size in (1, 2, 4)] + [[alone]]:
-        for run in runs:
-            run.go_on(stored(stopped.state()))
-        assert together(runs) == whole[4:]

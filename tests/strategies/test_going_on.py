@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 STEPS = 6  # of an epoch
-INEXACT = "it was saved on 2 ranks and goes on on {}: samples keep their order, and what is drawn at random beside them"
+INEXACT = "it was saved on 2 ranks and goes on on {}: the order that ranks share is kept, and what is drawn at random"
 
 
 def seen_by_all(ranks, epoch=None, first=0):

@@ -28,6 +28,7 @@ for _name, _batch in sample(CASES, 20):
 OF_RANKS = [
     "plain", "adam, noise in the training process", "workers, noise in them", "bf16", "two optimizers by hand",
     "validated twice an epoch", "metric objects by hand", "metric objects", "stateful",
+    "weighted", "distributed",
 ]  # fmt: skip
 RANK_CASES = [(name, batch) for name in OF_RANKS for batch in range(1, CONFIGURATIONS[name].batches // RANKS + 1)]
 

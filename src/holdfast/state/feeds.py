@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from torch.utils.data import DataLoader
 
 from holdfast.state import generators, random
+from holdfast.state.samplers import GlobalSampler, sampler_of
 
 _END: Any = object()
 
@@ -87,19 +88,28 @@ class Keeping:
             "ended": self._ended and before is None,
             "whole": length is not None and self._given >= length,
             "random": None,
+            "shared": shared_order(self._loader),
             **(self._now() if before is None else before),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See ``Feed``."""
         say(self.inexact(state))
-        own = state.get("kind") == self.kind and "state" in state
+        go_on_sharing(self._loader, state)
+        own = self._fits(state) and "state" in state
         self._given, self._saved = -1, state if own or not state.get("over", True) else None
 
     def inexact(self, state: Mapping[str, Any]) -> list[str]:
         """See ``Feed``."""
-        if state.get("over", True) or state["kind"] == self.kind:
+        if state.get("over", True) or self._fits(state):
             return []
+        if state["kind"] == self.kind:
+            return [
+                f"the {name_of(self._owner)} has kept its place on {_ranks(state['shared'])}, which is none on "
+                f"{_ranks(shared_order(self._loader))}: its first {state['done']:,} batches are read and thrown away, "
+                "and the others are those that would have come only where the order was shared by ranks and still is. "
+                'One process shares it too: strategy="ddp"'
+            ]
         return [
             f"the checkpoint holds no state of the {name_of(self._owner)}: its first {state['done']:,} batches are "
             "read and thrown away"
@@ -110,7 +120,7 @@ class Keeping:
 
     def _resumed(self, saved: Mapping[str, Any]) -> Iterator[Any]:
         with as_before():
-            if saved["kind"] != self.kind:
+            if not self._fits(saved):
                 return passing(iter(self._loader), saved["done"])
             self._owner.load_state_dict(saved["state"])
             source = iter(self._loader)
@@ -128,6 +138,12 @@ class Keeping:
 
     def _now(self) -> dict[str, Any]:
         return {"state": self._owner.state_dict(), "generators": generators.capture(self._generators())}
+
+    def _fits(self, state: Mapping[str, Any]) -> bool:
+        """Whether a state was that of a loader of this kind, and of one of as many ranks that shared its order."""
+        if state.get("kind") != self.kind:
+            return False
+        return "shared" not in state or _ranks(state["shared"]) == _ranks(shared_order(self._loader))
 
     def _generators(self) -> dict[str, generators.Generator]:
         """Those that it draws from besides: torchdata's puts them back as they were at the beginning of the pass."""
@@ -180,17 +196,18 @@ class Rereading:
         """See ``Feed``."""
         if self._saved is not None:
             return dict(self._saved)
-        now = generators.capture(self._generators())
+        now, shared = generators.capture(self._generators()), shared_order(self._loader)
         if over:
-            return {"kind": self.kind, "over": True, "now": now}
+            return {"kind": self.kind, "over": True, "now": now, "shared": shared}
         return {
-            "kind": self.kind, "over": False, "now": now, "done": done, "begun": self._begun,
+            "kind": self.kind, "over": False, "now": now, "shared": shared, "done": done, "begun": self._begun,
             "random": self._ahead.random,
         }  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See ``Feed``."""
         say(self.inexact(state))
+        go_on_sharing(self._loader, state)
         if state.get("kind") == self.kind:
             left = generators.restore(self._generators(), state["now"])
             say(() if state["over"] else left)
@@ -265,6 +282,24 @@ def generators_of(loader: DataLoader[Any]) -> dict[str, generators.Generator]:
     batches = loader.batch_sampler
     owners = {"loader": loader, "sampler": loader.sampler, "batch_sampler": batches}
     return generators.held({**owners, "batch_sampler.sampler": getattr(batches, "sampler", None)})
+
+
+def shared_order(loader: Any) -> dict[str, int] | None:
+    """The seed of the order that ranks share, and how many they are; None for a loader with an order of its own."""
+    sampler = sampler_of(loader) if isinstance(loader, DataLoader) else None
+    return {"seed": sampler.seed, "ranks": sampler.size} if isinstance(sampler, GlobalSampler) else None
+
+
+def go_on_sharing(loader: Any, state: Mapping[str, Any]) -> None:
+    """Let a loader whose order ranks share have the order of before, whatever seed it was made with."""
+    sampler = sampler_of(loader) if isinstance(loader, DataLoader) else None
+    if isinstance(sampler, GlobalSampler) and state.get("shared") is not None:
+        sampler.seed = state["shared"]["seed"]
+
+
+def _ranks(shared: Mapping[str, int] | None) -> str:
+    count = 1 if shared is None else shared["ranks"]
+    return f"{count} rank{'s' * (count > 1)}"
 
 
 def say(sentences: Iterable[str]) -> None:

@@ -5,12 +5,12 @@ The loader is left alone: what its sampler would draw is drawn here, from the sa
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
 from itertools import islice
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
+from torch.utils.data import DataLoader, DistributedSampler, Sampler, SequentialSampler
 
 from holdfast.log import logger
 from holdfast.state import generators, order, random
@@ -19,13 +19,14 @@ from holdfast.state.feeds import (
     as_before,
     drawn_before,
     generators_of,
+    go_on_sharing,
     keeps_state,
     length_of,
     name_of,
     passing,
     say,
 )
-from holdfast.state.samplers import GlobalSampler, replaced
+from holdfast.state.samplers import GlobalSampler, replaced, sharing
 from holdfast.state.workers import tasks
 
 
@@ -92,11 +93,11 @@ class Indexed:
         if state.get("kind") != self.kind:
             return
         self._base, self._pass, self._shared = state["base"], state["pass"], state["shared"]
-        sampler = _sampler(self._loader)
-        if isinstance(sampler, GlobalSampler) and self._shared is not None:
-            sampler.seed = self._shared["seed"]
+        go_on_sharing(self._loader, state)
         left = generators.restore(generators_of(self._loader), state["now"])
-        say(() if state["over"] else left)
+        # Of what ranks shared, one process draws nothing from a generator of its sampler's.
+        unused = state["over"] or self._sampler() is not _sampler(self._loader)
+        say(() if unused else left)
         if "dataset" in state and keeps_state(self._loader.dataset):
             self._loader.dataset.load_state_dict(state["dataset"])  # type: ignore[attr-defined]
 
@@ -105,13 +106,20 @@ class Indexed:
         if state.get("over", True):
             return []
         if state["kind"] == self.kind:
-            return _differences(state["facts"], self._loader)
+            said = _differences(state["facts"], self._loader)
+            return said if _drawn_again(state, _sampler(self._loader)) else [*said, self._other_order(state)]
         if type(_sampler(self._loader)) is SequentialSampler:
             return []  # the order of before follows from nothing that a checkpoint could hold
         return [
             f"the checkpoint does not hold the place of this {name_of(self._loader)} in its data: its first "
             f"{state['done']:,} batches are skipped, in an order that is not the one of before"
         ]
+
+    def _other_order(self, state: Mapping[str, Any]) -> str:
+        return (
+            f"one process had drawn the order of the {name_of(self._loader)} by its {state['facts']['sampler']}, which "
+            "ranks cannot do together: as many batches are skipped, and the others come in another order"
+        )
 
     def close(self) -> None:
         """See ``Feed``."""
@@ -151,7 +159,7 @@ class Indexed:
 
     def _remember(self) -> dict[str, Any]:
         """What the order of the pass that begins follows from; no more than it needs."""
-        sampler = _sampler(self._loader)
+        sampler = self._sampler()
         begun: dict[str, Any] = {
             "generators": generators.capture(generators_of(self._loader)), "seed": None, "random": None,
         }  # fmt: skip
@@ -160,15 +168,20 @@ class Indexed:
             begun["seed"] = sampler.seed + sampler.epoch
         elif sampler is None or not order.is_known(sampler):
             begun["random"] = random.capture()
-        elif order.takes_seed(sampler) and self._shared is not None:
-            # What ranks shared is read by one now, which goes on in their order.
-            self._shared = {**self._shared, "epoch": self._shared["epoch"] + 1}
-            begun["seed"] = self._shared["seed"] + self._shared["epoch"]
         elif order.takes_seed(sampler):
             begun["seed"] = _number(None)
         elif order.takes_torch(sampler):
             begun["random"] = {"torch": torch.get_rng_state()}
         return begun
+
+    def _sampler(self) -> Any:
+        """What gives the indices of samples. What ranks shared and one reads now goes on in their order."""
+        own = _sampler(self._loader)
+        if self._shared is None or isinstance(own, GlobalSampler | DistributedSampler) or not isinstance(own, Sized):
+            return own
+        sampler = sharing(own, self._loader.dataset, rank=0, size=1, seed=self._shared["seed"])
+        sampler.set_epoch(self._shared["epoch"] + 1)
+        return sampler
 
     def _iterate(self, first: int, begun: Mapping[str, Any], stop: int | None) -> Iterator[Any]:
         """The batches of a pass from ``first`` on; what its order needs is drawn now."""
@@ -186,8 +199,8 @@ class Indexed:
         return iter(self._twin)
 
     def _draw(self, first: int, begun: Mapping[str, Any], stop: int | None) -> order.Drawn | order.Followed:
-        loader, parts = self._loader, order.batching(self._loader)
-        if parts is None or not order.is_known(parts[0]):
+        loader, parts, sampler = self._loader, order.batching(self._loader), self._sampler()
+        if parts is None or not order.is_known(sampler):
             if first:
                 logger.info(
                     "%s: the indices of its first %s batches are gone through, for only its %s knows the order; "
@@ -195,7 +208,7 @@ class Indexed:
                     name_of(loader), f"{first:,}", _sampler_name(loader),
                 )  # fmt: skip
             return order.Followed(_sampling(loader), ahead=loader.num_workers * (loader.prefetch_factor or 0))
-        sampler, size, drop_last = parts
+        _, size, drop_last = parts
         wanted = None if stop is None or stop >= len(_sampling(loader)) else stop * (size or 1)
         return order.Drawn(order.draw(sampler, wanted=wanted, seed=begun["seed"]), size, drop_last)
 
@@ -270,6 +283,14 @@ def _turn(loader: DataLoader[Any]) -> tuple[int, int]:
     if isinstance(sampler, DistributedSampler):
         return sampler.rank, sampler.num_replicas
     return (sampler.rank, sampler.size) if isinstance(sampler, GlobalSampler) else (0, 1)
+
+
+def _drawn_again(state: Mapping[str, Any], sampler: Any) -> bool:
+    """Whether ranks that share an order now, if they do, can draw that of a pass that one process had begun."""
+    if state["shared"] is not None or not isinstance(sampler, GlobalSampler):
+        return True
+    plain = not isinstance(sampler.source, Sampler)
+    return plain and (state["begun"]["seed"] is not None or not sampler.shuffle)
 
 
 def _facts(loader: DataLoader[Any]) -> dict[str, Any]:

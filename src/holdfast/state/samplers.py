@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
-from torch.utils.data import BatchSampler, DataLoader, Sampler
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler, SequentialSampler
 
 from holdfast.errors import ConfigError
 from holdfast.state.random import capture, restore
@@ -100,6 +100,27 @@ class GlobalSampler(Sampler[int]):
         if not self.shuffle:
             return torch.arange(len(self.source))
         return torch.randperm(len(self.source), generator=torch.Generator().manual_seed(seed))
+
+
+def sharing(
+    sampler: Any, dataset: Any, *, rank: int, size: int, seed: int, shuffle: bool = True, uneven: Uneven = "repeat"
+) -> GlobalSampler:
+    """A sampler by which ranks take turns in the order of another one.
+
+    Args:
+        sampler: The other one. Of torch's two everyday samplers, in a row and shuffled, the dataset takes the place.
+        dataset: What it draws from.
+        rank: As for ``GlobalSampler``.
+        size: Likewise.
+        seed: Likewise.
+        shuffle: Whether what it shuffles stays shuffled.
+        uneven: As for ``GlobalSampler``.
+    """
+    shuffles = isinstance(sampler, RandomSampler)
+    drawn_otherwise = shuffles and (sampler.replacement or len(sampler) != len(sampler.data_source))
+    plain = type(sampler) in (RandomSampler, SequentialSampler) and not drawn_otherwise
+    source = dataset if plain else sampler
+    return GlobalSampler(source, rank=rank, size=size, shuffle=shuffle and shuffles, seed=seed, uneven=uneven)
 
 
 def sampler_of(loader: DataLoader[Any]) -> Any:

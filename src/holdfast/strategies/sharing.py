@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler
+from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.data.distributed import DistributedSampler
 
 from holdfast.log import logger
-from holdfast.state.samplers import GlobalSampler, sampler_of, with_sampler
+from holdfast.state.samplers import GlobalSampler, sampler_of, sharing, with_sampler
 
 
 def shared_out(loaders: Any, *, rank: int, size: int, training: bool, seed: int, together: bool = False) -> Any:
@@ -49,12 +49,12 @@ def shared_out(loaders: Any, *, rank: int, size: int, training: bool, seed: int,
     sampler = sampler_of(loaders)
     if isinstance(sampler, (DistributedSampler, GlobalSampler)):
         return loaders
-    plain = type(sampler) is SequentialSampler or (type(sampler) is RandomSampler and not _draws_otherwise(sampler))
-    shared_sampler = GlobalSampler(
-        loaders.dataset if plain else sampler,
+    shared_sampler = sharing(
+        sampler,
+        loaders.dataset,
         rank=rank,
         size=size,
-        shuffle=training and isinstance(sampler, RandomSampler),
+        shuffle=training,
         seed=seed,
         uneven="repeat" if training or together else "leave",
     )
@@ -64,8 +64,3 @@ def shared_out(loaders: Any, *, rank: int, size: int, training: bool, seed: int,
             "ranks, so that they need as many.", over, len(shared_sampler.source), size,
         )  # fmt: skip
     return with_sampler(loaders, shared_sampler)
-
-
-def _draws_otherwise(sampler: RandomSampler) -> bool:
-    """Whether it does not simply give each sample once."""
-    return sampler.replacement or len(sampler) != len(sampler.data_source)

@@ -218,9 +218,14 @@ def going_on(opened: Opened, *, rank: int = 0, size: int = 1) -> tuple[Progress,
     if not loop.get("at_boundary", True):
         inexact.append("an error had left it inside a step, so what that step drew from the random state stays drawn")
     if opened.stand is None and (before := ranks_of(opened.state.get(OWN, {}))) != size:
+        kept = (
+            "the order that ranks share is kept"
+            if before > 1
+            else "epochs that begin from here on are in another order"
+        )
         inexact.append(
-            f"it was saved on {before} rank{'s' * (before > 1)} and goes on on {size}: samples keep their order, and "
-            "what is drawn at random beside them (dropout, augmentation) is not what it would have been"
+            f"it was saved on {before} rank{'s' * (before > 1)} and goes on on {size}: {kept}, and what is drawn at "
+            "random beside the samples (dropout, augmentation) is not what it would have been"
         )
     if opened.stand is not None and opened.stand.accumulating:
         inexact.append("it seems to lie between the batches of one optimizer step, and holds no gradients")
