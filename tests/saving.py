@@ -60,7 +60,7 @@ def there_and_back(state: Any) -> Any:
 def bits(tensor: torch.Tensor) -> bytes:
     """The elements of a tensor as bytes, in the order of its dimensions."""
     values = tensor.detach().resolve_conj().resolve_neg().reshape(-1)
-    row = torch.empty(values.numel(), dtype=values.dtype).copy_(values)
+    row = torch.empty(values.numel(), dtype=values.dtype, device="cpu").copy_(values)
     return row.view(torch.uint8).numpy().tobytes()
 
 

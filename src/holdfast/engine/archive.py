@@ -151,5 +151,5 @@ def _readable(content: Content) -> NDArray[np.uint8] | Afar:
         return np.frombuffer(content, np.uint8)
     if not isinstance(content, torch.UntypedStorage):
         return content
-    array: NDArray[np.uint8] = torch.empty(0, dtype=torch.uint8).set_(content).numpy()
+    array: NDArray[np.uint8] = torch.empty(0, dtype=torch.uint8, device="cpu").set_(content).numpy()
     return array

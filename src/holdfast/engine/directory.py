@@ -184,15 +184,15 @@ class CheckpointDirectory:
             part = self._elements(tensor, chunk, dtype)
             if (chunk.offsets, chunk.sizes) == (offsets, sizes):
                 return part
-            found = torch.zeros(sizes, dtype=dtype) if found is None else found
+            found = torch.zeros(sizes, dtype=dtype, device="cpu") if found is None else found
             here = tuple(slice(a - o, b - o) for (a, b), o in zip(both, offsets, strict=True))
             there = tuple(slice(a - o, b - o) for (a, b), o in zip(both, chunk.offsets, strict=True))
             found[here] = part[there]
-        return torch.zeros(sizes, dtype=dtype) if found is None else found
+        return torch.zeros(sizes, dtype=dtype, device="cpu") if found is None else found
 
     def _elements(self, tensor: Sharded, chunk: Chunk, dtype: torch.dtype) -> torch.Tensor:
         """All of a chunk, checked."""
-        memory = torch.empty(chunk.length, dtype=torch.uint8)
+        memory = torch.empty(chunk.length, dtype=torch.uint8, device="cpu")
         file, place = self.index.files[chunk.file].name, entry(chunk)
         try:
             crc = read_entries(self._reader(chunk.file), [place], {place.name: memory.numpy().data})[place.name]

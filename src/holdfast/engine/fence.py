@@ -176,7 +176,7 @@ def _sample(storage: torch.UntypedStorage) -> torch.Tensor:
     Of a GPU's none: whoever looked would wait for all that training has asked of it.
     """
     if storage.device.type == "cuda":
-        return torch.empty(0)
+        return torch.empty(0, device="cpu")
     kind = next(kind for kind in (torch.int64, torch.int32, torch.uint8) if storage.nbytes() % kind.itemsize == 0)
     bits = torch.empty(0, dtype=kind, device=storage.device).set_(storage)
     return bits[:: max(1, bits.numel() // _SAMPLES) | 1].clone()

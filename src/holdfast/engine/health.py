@@ -52,7 +52,7 @@ def is_finite(tensor: torch.Tensor) -> bool:
     width, exponent = _BITS[tensor.dtype]
     # In whatever order the numbers lie: only what fills no memory of its own has to be brought together first.
     memory = tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.contiguous()
-    raw = torch.empty(0, dtype=torch.uint8).set_(memory.untyped_storage()).numpy()
+    raw = torch.empty(0, dtype=torch.uint8, device="cpu").set_(memory.untyped_storage()).numpy()
     start = memory.storage_offset() * memory.itemsize
     bits = raw[start : start + memory.nbytes].view(width)
     mask, masked = width(exponent), np.empty(min(_BLOCK, len(bits)), width)

@@ -57,7 +57,7 @@ class Move:
         """
         if self._dtype is not None:
             count = storage.nbytes() // self._was.itemsize
-            elements = torch.empty(0, dtype=self._was).set_(storage, 0, (count,), (1,))
+            elements = torch.empty(0, dtype=self._was, device="cpu").set_(storage, 0, (count,), (1,))
             storage = elements.to(self._dtype).untyped_storage()
         if callable(self._location):
             return self._location(storage, self._saved_from)
@@ -69,7 +69,7 @@ class Move:
 
     def _on_device(self, storage: torch.UntypedStorage) -> torch.UntypedStorage:
         try:
-            return torch.empty(0, dtype=torch.uint8).set_(storage).to(self._device).untyped_storage()
+            return torch.empty(0, dtype=torch.uint8, device="cpu").set_(storage).to(self._device).untyped_storage()
         except (RuntimeError, AssertionError) as error:  # PyTorch's two ways to say that there is no such device
             raise Incompatible(
                 f"cannot be loaded to the device '{self._device}': {str(error).partition(chr(10))[0]}.",

@@ -282,7 +282,7 @@ class CheckpointFile:
                 storages[key] = pages.untyped_storage()
             else:
                 storages[key] = torch.UntypedStorage(entry.length)  # type: ignore[no-untyped-call]  # torch's stubs lack it
-                memory: Any = torch.empty(0, dtype=torch.uint8).set_(storages[key]).numpy()
+                memory: Any = torch.empty(0, dtype=torch.uint8, device="cpu").set_(storages[key]).numpy()
                 into[entry.name] = memory.data
         self._read(list(entries.values()), into)
         return storages

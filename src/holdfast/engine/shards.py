@@ -144,7 +144,7 @@ def _piece(
 
 def copy(name: str, tensor: torch.Tensor) -> torch.Tensor:
     """A contiguous copy in host memory, whatever it is called."""
-    return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor)
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu").copy_(tensor)
 
 
 def _writes(tensor: DTensor) -> bool:

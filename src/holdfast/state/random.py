@@ -66,7 +66,7 @@ def restore(state: Mapping[str, Any]) -> list[str]:
 
 def _capture_python() -> dict[str, Any]:
     version, words, gauss_next = random.getstate()
-    return {"version": version, "words": torch.tensor(words, dtype=torch.int64), "gauss_next": gauss_next}
+    return {"version": version, "words": torch.tensor(words, dtype=torch.int64, device="cpu"), "gauss_next": gauss_next}
 
 
 def _read_python(saved: Any, left: list[str]) -> Callable[[], None]:
