@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 from holdfast import Checkpointer, best, every, last, weights_only
 from holdfast.catalog.folder import Folder
 from holdfast.engine import statetree
-from holdfast.engine.device import Beside
+from holdfast.engine.device import Beside, greatest
 from holdfast.engine.health import not_finite
 from holdfast.store import MemoryStore
 
@@ -40,6 +41,19 @@ def test_all_that_is_finite_passes(kind):
     limits = torch.finfo(kind)
     values = [limits.max, limits.min, limits.tiny, limits.smallest_normal / 2, 0.0, -0.0, 1.0]
     assert found(torch.tensor(values, dtype=kind).repeat(1000)) == ()
+
+
+@pytest.mark.parametrize("kind", FLOATS, ids=str)
+def test_the_greatest_magnitude_tells_what_is_not_finite(kind):
+    """As a GPU is asked: the largest number is one still, and one NaN among the rest is seen wherever it is."""
+    largest = torch.finfo(kind).max
+    for place in (0, 300_000, -1):
+        tensor = torch.ones(300_007, dtype=kind.to_real())
+        tensor[place] = -largest
+        assert greatest(tensor) == largest
+        for value in BAD:
+            tensor[place] = value
+            assert not math.isfinite(greatest(tensor))
 
 
 @pytest.mark.parametrize("kind", [torch.int64, torch.uint8, torch.bool, torch.float8_e4m3fn], ids=str)

@@ -84,8 +84,9 @@ def take(
         except Exception:  # a user's __reduce__ may raise anything, and a save never fails for such a value
             lost.append(path)
     copied = Tree(tree.root, storages, tree.tensors, {}, tree.types)
-    window = Window(borrowed, patience, taken) if borrowed or taken else None
-    return Snapshot(copied, pickled, tuple(lost), window, Beside(one.tensor.device for one in borrowed.values()))
+    beside = Beside(one.tensor.device for one in borrowed.values())
+    window = Window(borrowed, patience, taken) if borrowed or taken else None  # last: nothing may fail once it is open
+    return Snapshot(copied, pickled, tuple(lost), window, beside)
 
 
 def _host_copy(storage: torch.UntypedStorage) -> torch.UntypedStorage:
