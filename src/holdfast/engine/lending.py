@@ -40,7 +40,8 @@ def lendable(optimizers: Iterable[torch.optim.Optimizer], modules: Iterable[torc
 
     Not lent, and so copied when a save is taken, is what changes, or may, without a step that announces itself:
     a table that its module renormalises in forward, memory shared with other processes or with other tensors, an
-    optimizer whose step a CUDA graph replays or whose ``step`` torch's hooks do not reach.
+    optimizer whose step a CUDA graph replays, or may on a GPU for all that its groups say, or whose ``step`` torch's
+    hooks do not reach.
 
     Args:
         optimizers: Those whose steps change the state.
@@ -57,8 +58,9 @@ def lendable(optimizers: Iterable[torch.optim.Optimizer], modules: Iterable[torc
         for optimizer in optimizers
         if getattr(optimizer.step, "hooked", False)
         for group in optimizer.param_groups
-        if not group.get("capturable", False)
         for parameter in group["params"]
+        # Those that know the word refuse to be captured without it; any other may be, SGD as well.
+        if not group.get("capturable", parameter.is_cuda)
         for tensor in _of(optimizer, parameter)
         if id(tensor) not in moving and _stands_still(part_here(tensor))
     )
