@@ -1,12 +1,10 @@
-"""One rank of the engines that test_ranks.py examines; writes what it saw as JSON to the path it is given."""
+"""One rank of the engines that test_ranks.py examines: each function says what it saw."""
 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import signal
-import sys
 import threading
 import time
 import warnings
@@ -240,15 +238,16 @@ def keys(group, root):
     return {"few": few, "many": many}
 
 
-def dies(group, root, write):
-    """Rank 1 is killed while the state is captured: rank 0 alone writes what it saw of that."""
+def dies(root):
+    """Rank 1 is killed while the state is captured: what rank 0 sees of that."""
+    group = _group()
 
     def capture(what):
         if group.rank == 1 and place.killed:
             os.kill(os.getpid(), signal.SIGKILL)
         return place.capture(what)
 
-    place = Place(group, root, "dies", which=last(1), capture=capture)
+    place = Place(group, Path(root), "dies", which=last(1), capture=capture)
     place.killed = False
     place.step(1)
     place.killed, place.engine.mover._commit_timeout = True, SHORT  # no earlier save is a matter of seconds
@@ -257,26 +256,26 @@ def dies(group, root, write):
     leftovers = place.folder.scan().leftovers
     ended = failure_of(lambda: place.engine.close(clean=False))
     threads = [thread.name for thread in threading.enumerate() if thread.name.startswith("holdfast")]
-    write(
-        {"failure": failure, "kept": [before, place.kept()], "leftovers": leftovers, "ended": ended, "threads": threads}
-    )
+    return {
+        "failure": failure,
+        "kept": [before, place.kept()],
+        "leftovers": leftovers,
+        "ended": ended,
+        "threads": threads,
+    }
 
 
-def main():
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo")
-    group = TorchGroup(PATIENCE)
-    out, root = Path(sys.argv[1]), Path(sys.argv[2])
-    checks = (decides, write_fails, capture_fails, plan_fails, uneven, skips, keys)
+def live(root):
+    """All that two ranks see of each other while both live."""
+    group = _group()
     seen = {}
-    for check in checks:
-        seen[check.__name__] = check(group, root)
+    for check in (decides, write_fails, capture_fails, plan_fails, uneven, skips, keys):
+        seen[check.__name__] = check(group, Path(root))
         group.barrier(phase=check.__name__)
     seen["threads"] = [t.name for t in threading.enumerate() if t.name.startswith("holdfast")]
-    out.write_text(json.dumps(seen), encoding="utf-8")
-    dies(group, root, lambda ended: out.write_text(json.dumps({**seen, "dies": ended}), encoding="utf-8"))
-    os._exit(0)
+    return seen
 
 
-if __name__ == "__main__":
-    main()
+def _group():
+    dist.init_process_group("gloo")
+    return TorchGroup(PATIENCE)

@@ -8,7 +8,6 @@ import threading
 
 import pytest
 
-from engine.two_ranks import run_two
 from holdfast.engine.group import Solo
 from holdfast.errors import ConfigError, RankError
 
@@ -16,9 +15,9 @@ PATIENCE = 60.0  # seconds; what the children's other waits are allowed
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
-    """What each of two ranks saw, by rank; one launch for all tests: an import of torch costs seconds."""
-    return run_two(tmp_path_factory.mktemp("ranks"), "group_child.py")
+def ranks(launcher):
+    """What each of two ranks saw, by rank."""
+    return [rank.value for rank in launcher.run("engine.group_child:main", size=2)]
 
 
 def test_a_broadcast_gives_every_rank_what_rank_0_sent(ranks):

@@ -6,17 +6,15 @@ import signal
 
 import pytest
 
-from engine.two_ranks import run_two
-
 DEADLINE = 2.0  # seconds; the child's own for the rank that dies
 SOON = 30.0  # seconds; half of what the children's other waits are allowed
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
-    """What each of two ranks saw, by rank; one launch for all tests: an import of torch costs seconds."""
-    folder = tmp_path_factory.mktemp("ranks")
-    return run_two(folder, "ranks_child.py", folder / "checkpoints", codes=(0, -signal.SIGKILL))
+def ranks(launcher, tmp_path_factory):
+    """What each of two ranks saw, by rank."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    return [rank.value for rank in launcher.run("engine.ranks_child:live", str(folder), size=2)]
 
 
 def test_rank_0_decides_and_the_plan_is_broadcast(ranks):
@@ -103,13 +101,14 @@ def test_saves_leave_no_keys_and_no_threads(ranks):
     assert [rank["threads"] for rank in ranks] == [[], []]
 
 
-def test_a_rank_that_dies_before_the_commit_is_named_within_the_deadline(ranks):
+def test_a_rank_that_dies_before_the_commit_is_named_within_the_deadline(launcher, tmp_path):
     """Nothing is published, the one before stands, no file and no thread is left, and the engine can be closed."""
-    seen = ranks[0]["dies"]
+    zero, one = launcher.run("engine.ranks_child:dies", str(tmp_path), size=2, ok=False)
+    assert (zero.code, one.code) == (0, -signal.SIGKILL), zero.log
+    seen = zero.value
     assert seen["failure"]["kind"] == "warning"
     assert "rank 1, " in seen["failure"]["text"]
     assert f"did not answer within {DEADLINE:g} s" in seen["failure"]["text"]
     assert DEADLINE <= seen["failure"]["seconds"] < SOON
     assert seen["kept"] == [[["epoch=0-step=1.ckpt", "last.ckpt", "whole"]]] * 2
     assert (seen["leftovers"], seen["ended"], seen["threads"]) == ([], None, [])
-    assert "dies" not in ranks[1]
