@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import threading
 import warnings
 import weakref
@@ -16,7 +17,7 @@ from torch.optim.optimizer import _global_optimizer_pre_hooks
 import lent
 from holdfast import Checkpointer, OpaqueStateWarning, SaveFailed, SaveFailedWarning, StoreError, every, everything
 from holdfast.catalog.manifest import RunRef
-from holdfast.engine import snapshot, statetree
+from holdfast.engine import fence, snapshot, statetree
 from holdfast.engine.fence import Moved, Window
 from holdfast.engine.job import Captured, prepare
 from holdfast.engine.lending import LEAST, Lent, lendable
@@ -519,6 +520,26 @@ def test_a_write_to_the_whole_is_seen_in_every_kind_of_number(kind, count):
     window.returned()
     with pytest.raises(Moved, match="w changed"):
         window.verdict()
+
+
+def test_time_alone_does_not_show_that_training_stands_still(monkeypatch):
+    """Where the process was paused, hours may have passed at the second look: it is looked at as often all the same."""
+    tensor, made, looks = torch.zeros(LEAST), [], []
+
+    class Looked(threading.Event):
+        def wait(self, timeout=None):
+            looks.append(timeout)
+            return super().wait(0)
+
+    training = threading.Thread(target=lambda: made.append(Window({"w": Lent(tensor, tensor, tensor)})))
+    training.start()
+    training.join()  # from now on it is seen to do the same
+    monkeypatch.setattr("time.monotonic", itertools.count(step=3600.0).__next__)
+    (window,) = made
+    window._judged = Looked()
+    window.returned()
+    window.verdict()
+    assert len(looks) == fence._LOOKS
 
 
 @pytest.mark.parametrize("told_by", ["the next step", "another call"])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -22,8 +21,11 @@ from holdfast.errors import HoldfastError
 _SAMPLES = 64
 _LOOK = 0.02
 """Seconds between two looks at where the training thread is."""
-_PATIENCE = 5.0
-"""Seconds after which a thread that seems to stand still is taken to wait, and not to change a tensor all the while."""
+_LOOKS = 250
+"""Looks after which a thread that seems to stand still is taken to wait, and not to change a tensor all the while.
+
+Not seconds: where the whole process was paused, they pass, and the thread has had no time to go on.
+"""
 
 
 class Moved(HoldfastError):
@@ -119,9 +121,8 @@ class Window:
         Raises:
             Moved: It may be torn.
         """
-        began = time.monotonic()
-        while threading.get_ident() != self._thread and not self._judged.wait(_LOOK):
-            if self._what_training_does() != self._doing or time.monotonic() - began > _PATIENCE:
+        for _ in range(_LOOKS if threading.get_ident() != self._thread else 0):
+            if self._judged.wait(_LOOK) or self._what_training_does() != self._doing:
                 break
         self._judge()
         if self.moved:
