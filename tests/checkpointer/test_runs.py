@@ -15,7 +15,7 @@ from holdfast.catalog import publish
 from holdfast.catalog.folder import Folder
 from holdfast.catalog.ledger import LEDGER
 from holdfast.catalog.manifest import RunRef
-from holdfast.catalog.runs import begin
+from holdfast.catalog.runs import begin, is_alive
 from holdfast.catalog.verify import Verdict
 from holdfast.store import LocalStore
 
@@ -174,6 +174,32 @@ def test_who_has_lost_the_run_to_another_process_saves_no_more_and_is_told(forks
     found = listing(tmp_path)
     assert [r.progress.steps for r in found.records] == [1, 2]
     assert found.leftovers == ()
+
+
+class Looked(LocalStore):
+    """A store of which somebody looks whether a run is alive, just when its lease is asked for."""
+
+    looked = False
+
+    def lock(self, name):
+        if self.looked or not name.endswith(".lease"):
+            return super().lock(name)
+        self.looked = True
+        looker = super().lock(name)
+        try:
+            return super().lock(name)
+        finally:
+            looker.release()
+
+
+def test_who_looks_whether_a_run_is_alive_keeps_nobody_from_going_on_with_it(tmp_path):
+    """Nor does another who looks take it for alive."""
+    go(tmp_path, 1, gone=True)
+    (source,) = listing(tmp_path).records
+    assert not is_alive(Folder(Looked(tmp_path)), source.run)
+    run = begin(Folder(Looked(tmp_path)), source=source)
+    assert (run.ref.id, run.ref.attempt) == (source.run, 2)
+    run.lease.release()
 
 
 def test_a_run_that_begins_in_another_folder_is_itself_where_it_has_had_more_attempts(tmp_path):

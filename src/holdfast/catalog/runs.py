@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import socket
+import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -18,6 +19,8 @@ from holdfast.policy.values import Record
 from holdfast.store import LINKER, PROBE, REMOVER, Lock, temporary_owner
 
 _IS_RUN = re.compile("[0-9a-f]{32}")
+_TRIES, _PAUSE = 5, 0.005
+"""How often a lease is asked for, and seconds between: a process that only looks whether it is free has it briefly."""
 
 
 @dataclass
@@ -95,7 +98,7 @@ def begin(
     """
     with folder.exclusive():  # two that begin at once do not get one ordinal
         own = lineage.id if lineage is not None else source.run if source is not None and not elsewhere else None
-        lease = folder.store.lock(lease_name(own)) if own is not None else None
+        lease = _lease(folder, own) if own is not None else None
         try:
             run = _join(folder, lineage, source, lease) if lineage and lease else _take(folder, source, lease, newest)
             lease = run.lease
@@ -144,10 +147,20 @@ def _join(folder: Folder, lineage: RunRef, source: Record | None, lease: Lock) -
 
 def is_alive(folder: Folder, run: str) -> bool:
     """Whether a process holds the lease of a run."""
-    lease = folder.store.lock(lease_name(run))
+    lease = _lease(folder, run)
     if lease is not None:
         lease.release()
     return lease is None
+
+
+def _lease(folder: Folder, run: str) -> Lock | None:
+    """The lease of a run; None where a process keeps it."""
+    for _ in range(_TRIES - 1):
+        lease = folder.store.lock(lease_name(run))
+        if lease is not None:
+            return lease
+        time.sleep(_PAUSE)
+    return folder.store.lock(lease_name(run))
 
 
 def lease_name(run: str) -> str:
