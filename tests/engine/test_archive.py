@@ -137,6 +137,13 @@ def test_exact_types_come_back():
     assert (type(counts), counts) == (dict, {"a": 1})
 
 
+def test_a_namespace_comes_back_whatever_its_names_are():
+    """Also those that its own constructor would take for something else."""
+    value = argparse.Namespace()
+    vars(value).update({"self": 1, "__dict__": None, "not a word": 2})
+    assert vars(there_and_back({"hyper": value})["hyper"]) == vars(value)
+
+
 def test_exact_types_are_not_mixed_up_by_keys_that_look_alike():
     """A key with a dot, and a number beside its text, keep their own values' types."""
     path = pathlib.Path("x")

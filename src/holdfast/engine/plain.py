@@ -31,7 +31,7 @@ _DECODERS: dict[str, tuple[type | tuple[type, ...], Callable[[Any], Any]]] = {
     "datetime.timedelta": (float, lambda seconds: datetime.timedelta(seconds=seconds)),
     "datetime.datetime": (str, datetime.datetime.fromisoformat),
     "datetime.date": (str, datetime.date.fromisoformat),
-    "argparse.Namespace": (dict, lambda values: argparse.Namespace(**values)),
+    "argparse.Namespace": (dict, lambda values: _namespace(**values)),
     "collections.defaultdict": (dict, dict),
     "omegaconf": ((dict, list), lambda value: value if (made := containers.container(value)) is None else made),
     "numpy.ndarray": (torch.Tensor, lambda tensor: tensor.cpu().numpy()),
@@ -63,6 +63,12 @@ def encode(value: Any) -> tuple[Any, str] | None:
     if containers.is_container(value):
         return containers.plain(value), "omegaconf"
     return None
+
+
+def _namespace(**values: Any) -> argparse.Namespace:
+    made = argparse.Namespace()
+    vars(made).update(values)  # whatever they are called: "self" and "__dict__" cannot be given to it otherwise
+    return made
 
 
 def decode(name: str, value: Any) -> Any:
