@@ -4,7 +4,8 @@
 
 One process trains a network with AdamW by a plain loop, first without saves, then with one every so many steps, for
 each size of the host memory that a save may take, in MiB: the more it is, the further reading runs ahead of the disk.
-"waits": how long the thread that trains stands still for a save, in the call and before the step of the optimizer.
+"waits": how long the thread that trains stands still for a save, in the call and before the step of the optimizer. In
+the call it waits until the GPU has done what it was asked before; no time is lost while the GPU is busy.
 "a step": what a step takes, all saves and waits included, beside one without saves. "GPU memory": the peak above that
 without saves. Beside them stand what a copy into pinned memory and the raw disk give. With ``--device cpu`` it runs
 anywhere, for a trial. Asserts nothing.
