@@ -18,7 +18,12 @@ from holdfast.engine.lending import LEAST, lendable
 from holdfast.store import MemoryStore
 from saving import difference
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+    # torch says so of steps that no graph captures, and of a backward that is the first of its thread to multiply.
+    pytest.mark.filterwarnings("ignore:This instance was constructed with capturable=True:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Attempting to run cuBLAS:UserWarning"),
+]
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128)
 KINDS = {
