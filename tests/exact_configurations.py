@@ -592,12 +592,9 @@ def resumed(name, path, out):
     Path(out).write_text(json.dumps(record(*fit(name, 987_654_321, ckpt_path=path))))
 
 
-def ranked(target, rank, port, *arguments):
-    """One of these as a rank of two, each with a record of its own."""
-    os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(RANKS), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-    )  # fmt: skip
-    globals()[target](*(argument.format(rank=rank) for argument in arguments))
+def ranked(target, *arguments):
+    """One of these as a rank of several, each with a record of its own."""
+    globals()[target](*(argument.format(rank=os.environ["RANK"]) for argument in arguments))
 
 
 def files(name, folder, batches=None):

@@ -69,11 +69,12 @@ class ForkServer:
 
     Args:
         imports: The modules to import first. None of them may start threads or run anything.
+        beside: A folder of more modules that children find by their names.
     """
 
-    def __init__(self, *imports: str) -> None:
+    def __init__(self, *imports: str, beside: Path | None = None) -> None:
         self._line, theirs = socket.socketpair()
-        paths = [str(_HERE), os.environ.get("PYTHONPATH", "")]
+        paths = [str(_HERE), str(beside or ""), os.environ.get("PYTHONPATH", "")]
         self._process = subprocess.Popen(
             [sys.executable, __file__, str(theirs.fileno()), *imports],
             pass_fds=[theirs.fileno()],
@@ -110,9 +111,9 @@ class ForkServer:
 
 
 @contextlib.contextmanager
-def serving(*imports: str) -> Iterator[ForkServer]:
+def serving(*imports: str, beside: Path | None = None) -> Iterator[ForkServer]:
     """A fork server for the time of the block."""
-    server = ForkServer(*imports)
+    server = ForkServer(*imports, beside=beside)
     try:
         yield server
     finally:

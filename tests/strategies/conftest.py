@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -21,11 +20,8 @@ LOADED = (
 @pytest.fixture(scope="session")
 def forks():
     """Forks children that find the modules of this folder."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH", "")])))
-    with serving(*LOADED) as running:
+    with serving(*LOADED, beside=HERE) as running:
         yield running
-    patch.undo()
 
 
 @pytest.fixture(scope="session")

@@ -28,10 +28,8 @@ CHILDREN = Path(__file__).parents[1] / "strategies"
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     """Starts groups of ranks that save folders."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(CHILDREN), os.environ.get("PYTHONPATH", "")])))
-    with serving("folders", "torch._dynamo", "holdfast.strategies.fsdp", "holdfast.training.saving") as forks:
-        patch.undo()
+    loaded = ("folders", "torch._dynamo", "holdfast.strategies.fsdp", "holdfast.training.saving")
+    with serving(*loaded, beside=CHILDREN) as forks:
         yield Ranks(forks, tmp_path_factory.mktemp("ranks"))
 
 

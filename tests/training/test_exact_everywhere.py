@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import signal
 import time
@@ -14,10 +13,11 @@ import pytest
 
 from exact_configurations import CONFIGURATIONS, RANKS, files
 from forkserver import serving
-from holdfast.strategies.launch import free_port
 from holdfast.testing.exact_resume import first_difference
+from many_ranks import Ranks
 from scale import sample
 
+PATIENCE = 300.0  # seconds; only ever waited out by a test that fails
 CASES = [(name, batch) for name, one in CONFIGURATIONS.items() for batch in range(1, one.batches + 1)]
 CHOSEN: dict[str, list[int]] = {}
 for _name, _batch in sample(CASES, 20):
@@ -56,15 +56,16 @@ def forks(request):
 
 
 @pytest.fixture(scope="module")
-def together():
+def together(tmp_path_factory):
     """Runs one thing as two ranks that talk by gloo; their exit codes."""
     with serving(*_PRELOADED, "torch.distributed") as server:
+        ranks = Ranks(server, tmp_path_factory.mktemp("ranks"))
 
-        def run(target, *arguments):
-            port, targets = free_port(), "exact_configurations:ranked"
-            started = [server.start(targets, target, rank, port, *map(str, arguments)) for rank in range(RANKS)]
-            with contextlib.ExitStack() as stack:
-                return {stack.enter_context(child).wait() for child in started}
+        def run(*arguments):
+            ended = ranks.run(
+                "exact_configurations:ranked", *map(str, arguments), size=RANKS, patience=PATIENCE, ok=False
+            )
+            return {rank.code for rank in ended}
 
         yield run
 
