@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from holdfast.callbacks import EarlyStopping, OnExceptionCheckpoint, RichProgressBar
+from holdfast.callbacks import Callback, EarlyStopping, OnExceptionCheckpoint, RichProgressBar
 from holdfast.errors import ConfigError
 from holdfast.loggers import CSVLogger
 from holdfast.training.module import LightningModule
@@ -165,3 +165,31 @@ def test_what_a_fit_logs_is_in_the_file_of_its_version(tmp_path):
     assert len([row for row in rows if row["loss"]]) == 4
     assert (folder / "hparams.yaml").read_text() == "lr: 0.25\n"
     assert trainer.log_dir == str(folder)
+
+
+class Watching(Callback):
+    """Logs from its own hooks."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.log("batches", float(batch_idx), on_step=False, on_epoch=True)
+
+    def on_validation_epoch_end(self, trainer, pl_module):
+        self.log_dict({"seen": float(pl_module.validations), "two": 2})
+
+
+def test_a_callback_logs_as_its_module_does(tmp_path):
+    """``self.log`` of a callback, by the options that the hook gives: what it logs can be monitored."""
+    stops = EarlyStopping("seen", patience=0)
+    trainer = make_fit_trainer(tmp_path, Watching(), stops)
+    trainer.fit(Validating(), loader(), loader())
+    assert {name: trainer.callback_metrics[name].item() for name in ("batches", "seen", "two")} == {
+        "batches": 1.5,
+        "seen": 1.0,
+        "two": 2.0,
+    }
+    assert stops.stopped_epoch == 1
+
+
+def test_a_callback_that_nobody_runs_cannot_log():
+    with pytest.raises(ConfigError, match=r"log\('x'\) was called on a Watching that no trainer runs"):
+        Watching().log("x", 1.0)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from holdfast.callbacks.older import OlderHooks
+from holdfast.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
@@ -19,6 +20,27 @@ class Callback(OlderHooks):
 
     Each hook gets the trainer and the module; those of batches also the outputs, the batch and its index.
     """
+
+    _logs_by: LightningModule | None = None
+    """The module of the run; the trainer says which."""
+
+    def log(self, name: str, value: Any, **options: Any) -> None:
+        """Log a metric, as ``LightningModule.log`` does in the same hook.
+
+        Raises:
+            ConfigError: As there; or no trainer runs the callback.
+        """
+        if self._logs_by is None:
+            raise ConfigError(
+                f"log({name!r}) was called on a {type(self).__name__} that no trainer runs.",
+                remedy="Call it in a hook while fit, validate or test runs.",
+            )
+        self._logs_by.log(name, value, **options)
+
+    def log_dict(self, dictionary: Mapping[str, Any], **options: Any) -> None:
+        """Log several metrics with the same options; see ``log``."""
+        for name, value in dictionary.items():
+            self.log(name, value, **options)
 
     @property
     def state_key(self) -> str:

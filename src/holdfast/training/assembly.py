@@ -65,6 +65,8 @@ class Assembly(Facts):
         fresh = checked_callbacks([added] if isinstance(added, Callback) else added, "configure_callbacks() returns")
         kept = [c for c in self.callbacks if not any(type(c) is type(f) for f in fresh)]
         self.callbacks = savers_last([*kept, *fresh])
+        for callback in self.callbacks:
+            callback._logs_by = model
         self.metric_log = SilentLog() if self.config.barebones else MetricLog()
         self.metric_log.module = model
         self.metric_log.reduce = self.strategy.reduce if self.world_size > 1 else None
