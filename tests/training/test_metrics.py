@@ -14,6 +14,7 @@ import torch
 from holdfast.errors import ConfigError
 from holdfast.policy.values import Score
 from holdfast.training.metrics import MetricLog, numbers
+from holdfast.training.module import LightningModule
 
 ROOT = Path(__file__).parents[2]
 LIGHTNING = ROOT / ".venv-lightning" / "bin" / "python"
@@ -125,6 +126,18 @@ def test_arguments_that_contradict_themselves_are_refused(hook, options, message
     with pytest.raises(ConfigError, match=message) as error:
         begun().log("my_metric", 1.0, hook=hook, **options)
     assert "'my_metric'" in str(error.value)
+
+
+def test_a_step_can_be_called_where_no_trainer_runs():
+    """As tests of a module do: what it logs is dropped, and a warning says so."""
+
+    class Logs(LightningModule):
+        def training_step(self, batch, batch_idx):
+            self.log_dict({"loss": 1.0})
+            return batch
+
+    with pytest.warns(UserWarning, match=r"log\('loss'\) on a Logs that no trainer runs: nothing is logged"):
+        assert Logs().training_step(3, 0) == 3
 
 
 def test_nothing_can_be_logged_while_nothing_runs():
