@@ -7,6 +7,7 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau, StepLR
 
 from fitting import Net, loader, net, trainer, weights
 from holdfast import ConfigError
+from holdfast.callbacks import ModelCheckpoint
 from holdfast.state.optimizers import configured
 
 
@@ -354,6 +355,20 @@ def test_an_optimizers_own_way_to_clear_gradients_is_used(tmp_path):
     ours = net(lambda module: Noting(module.parameters(), lr=0.1))
     trainer(tmp_path, max_epochs=1).fit(ours, loader(4))
     assert ours.trainer.optimizers[0].cleared == 4
+
+
+def test_steps_are_counted_where_there_is_no_optimizer(tmp_path):
+    """As if one had stepped: what goes by steps, limits and names of files among it, goes on."""
+    saves = ModelCheckpoint(tmp_path / "files", every_n_train_steps=2, save_top_k=-1)
+    ours = net(lambda module: None)
+    runs = trainer(tmp_path, max_steps=5, accumulate_grad_batches=2, callbacks=[saves], enable_checkpointing=True)
+    runs.fit(ours, loader(4))
+    assert (runs.global_step, runs.current_epoch) == (5, 3)
+    assert sorted(path.name for path in (tmp_path / "files").glob("*.ckpt")) == [
+        "epoch=0-step=2.ckpt",
+        "epoch=1-step=4.ckpt",
+    ]
+    assert torch.equal(weights(ours), weights(net()))
 
 
 def test_gradients_that_nobody_clears_add_up(tmp_path):

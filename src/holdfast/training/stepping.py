@@ -70,6 +70,7 @@ class Stepping:
         self._window = not closes
         if not self.optimizers:
             self._forward(batch, batch_idx, result)
+            self.steps += int(closes)  # as if one had stepped: limits, triggers and names go by steps
         elif not closes:
             with self.strategy.no_sync(self.module):
                 closure()
