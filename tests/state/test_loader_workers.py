@@ -123,3 +123,35 @@ def test_a_loader_with_a_state_loses_no_epoch(options, size):
             random_state.restore(generators)
             run.epoch, run.done = (2, 0) if behind else (1, done)
             assert run.epochs(3) == whole[size + done :], (done, over)
+
+
+@pytest.mark.parametrize(("before", "now"), [(0, 2), (2, 0), (2, 1)])
+def test_a_place_of_a_loaders_own_is_none_with_other_workers(before, now):
+    """Within an epoch as many batches are passed over, which is said; so is another order after its end."""
+    said = f"its place on 1 rank and in {before} workers, which is none on 1 rank and in {now} workers: its first 2"
+    with pytest.warns(UserWarning, match=said):
+        rest = resumed(lambda: stateful(num_workers=before), (1, 2), make_other=lambda: stateful(num_workers=now))
+    assert [epoch for epoch, *_ in rest] == [1] * 3 + [2] * 5
+    run = Run(stateful(num_workers=before))
+    run.epochs(1)
+    place = feed(stateful(num_workers=now))
+    with pytest.warns(UserWarning, match="or with other workers: the epochs that follow come in another order"):
+        place.load_state_dict(stored(run.feed.state_dict(5, over=True)))
+    assert sorted(one for batch in place.begin() for one in batch.tolist()) == list(range(20))
+
+
+def test_a_loader_that_keeps_its_place_in_another_way_orders_the_next_epochs_otherwise():
+    """Which is said, of either after the other; not of rows in a row."""
+
+    def after(first, second):
+        run = Run(first())
+        run.epochs(1)
+        feed(second()).load_state_dict(stored(run.feed.state_dict(5, over=True)))
+
+    def shuffled():
+        return make("shuffled", Numbers(20))
+
+    for first, second in ((stateful, shuffled), (shuffled, stateful)):
+        with pytest.warns(UserWarning, match="the epochs that follow come in another order"):
+            after(first, second)
+    after(stateful, lambda: make("in a row", Numbers(20)))

@@ -89,6 +89,7 @@ class Keeping:
             "whole": length is not None and self._given >= length,
             "random": None,
             "shared": shared_order(self._loader),
+            "workers": _workers(self._loader),
             **(self._now() if before is None else before),
         }
 
@@ -101,14 +102,17 @@ class Keeping:
 
     def inexact(self, state: Mapping[str, Any]) -> list[str]:
         """See ``Feed``."""
-        if state.get("over", True) or self._fits(state):
+        if "kind" not in state or self._fits(state):
             return []
+        if state.get("over", True):
+            shared = state.get("shared") is not None and shared_order(self._loader) is not None
+            return [] if shared else [another_order(self._owner)]
         if state["kind"] == self.kind:
+            was, now = self._among(state["shared"], state["workers"]), self._now_among()
             return [
-                f"the {name_of(self._owner)} has kept its place on {_ranks(state['shared'])}, which is none on "
-                f"{_ranks(shared_order(self._loader))}: its first {state['done']:,} batches are read and thrown away, "
-                "and the others are those that would have come only where the order was shared by ranks and still is. "
-                'One process shares it too: strategy="ddp"'
+                f"the {name_of(self._owner)} has kept its place {was}, which is none {now}: its first "
+                f"{state['done']:,} batches are read and thrown away, and the others are those that would have come "
+                "only where the order was shared by ranks and still is. One process shares it too by strategy='ddp'"
             ]
         return [
             f"the checkpoint holds no state of the {name_of(self._owner)}: its first {state['done']:,} batches are "
@@ -140,10 +144,18 @@ class Keeping:
         return {"state": self._owner.state_dict(), "generators": generators.capture(self._generators())}
 
     def _fits(self, state: Mapping[str, Any]) -> bool:
-        """Whether a state was that of a loader of this kind, and of one of as many ranks that shared its order."""
+        """Whether a state was that of a loader of this kind, of as many ranks that share its order and workers."""
         if state.get("kind") != self.kind:
             return False
-        return "shared" not in state or _ranks(state["shared"]) == _ranks(shared_order(self._loader))
+        return "workers" not in state or self._among(state["shared"], state["workers"]) == self._now_among()
+
+    def _now_among(self) -> str:
+        return self._among(shared_order(self._loader), _workers(self._loader))
+
+    @staticmethod
+    def _among(shared: Mapping[str, int] | None, workers: int) -> str:
+        ranks = 1 if shared is None else shared["ranks"]
+        return f"on {ranks} rank{'s' * (ranks > 1)} and in {workers} workers"
 
     def _generators(self) -> dict[str, generators.Generator]:
         """Those that it draws from besides: torchdata's puts them back as they were at the beginning of the pass."""
@@ -297,9 +309,16 @@ def go_on_sharing(loader: Any, state: Mapping[str, Any]) -> None:
         sampler.seed = state["shared"]["seed"]
 
 
-def _ranks(shared: Mapping[str, int] | None) -> str:
-    count = 1 if shared is None else shared["ranks"]
-    return f"{count} rank{'s' * (count > 1)}"
+def _workers(loader: Any) -> int:
+    return loader.num_workers if isinstance(loader, DataLoader) else 0
+
+
+def another_order(loader: Any) -> str:
+    """What follows for the passes after one that another loader has read to its end."""
+    return (
+        f"what read the data before kept its place in another way than this {name_of(loader)}, or with other workers: "
+        "the epochs that follow come in another order"
+    )
 
 
 def say(sentences: Iterable[str]) -> None:

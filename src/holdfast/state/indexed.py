@@ -16,6 +16,8 @@ from holdfast.log import logger
 from holdfast.state import generators, order, random
 from holdfast.state.feeds import (
     Ahead,
+    Keeping,
+    another_order,
     as_before,
     drawn_before,
     generators_of,
@@ -103,12 +105,14 @@ class Indexed:
 
     def inexact(self, state: Mapping[str, Any]) -> list[str]:
         """See ``Feed``."""
+        in_a_row = type(_sampler(self._loader)) is SequentialSampler
         if state.get("over", True):
-            return []
+            kept = state.get("kind") == Keeping.kind and state.get("shared") is None
+            return [another_order(self._loader)] if kept and not in_a_row else []
         if state["kind"] == self.kind:
             said = _differences(state["facts"], self._loader)
             return said if _drawn_again(state, _sampler(self._loader)) else [*said, self._other_order(state)]
-        if type(_sampler(self._loader)) is SequentialSampler:
+        if in_a_row:
             return []  # the order of before follows from nothing that a checkpoint could hold
         return [
             f"the checkpoint does not hold the place of this {name_of(self._loader)} in its data: its first "

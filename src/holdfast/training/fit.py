@@ -139,11 +139,12 @@ class FitLoop(Stepping):
         self.metrics.load_state_dict(state.get("metrics", {}))
 
     def inexact(self) -> list[str]:
-        """Of the data that is left of the epoch: why it is not what would have come."""
+        """Of the data that is left: why it is not what would have come."""
         place, size = self._place, self.batches.size
-        if place is None or (size is not None and 0 < size <= self.batch):
+        if place is None:
             return []
-        return self.batches.feed.inexact({**place, "over": place["over"] or place["done"] != self.batch})
+        over = place["over"] or place["done"] != self.batch or (size is not None and 0 < size <= self.batch)
+        return self.batches.feed.inexact({**place, "over": over})
 
     # The loop
 
