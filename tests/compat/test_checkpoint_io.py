@@ -13,7 +13,7 @@ import torch
 from holdfast import Trainer
 from holdfast.callbacks import ModelCheckpoint
 from holdfast.compat.boring_classes import BoringDataModule, BoringModel
-from holdfast.errors import ConfigError, SaveFailed
+from holdfast.errors import ConfigError, HoldfastError, SaveFailed
 from holdfast.training.checkpoint_io import AsyncCheckpointIO, CheckpointIO, TorchCheckpointIO, writer_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:Checkpoints are written by")
@@ -101,18 +101,27 @@ def test_a_run_goes_on_from_what_it_reads(tmp_path):
     assert parts.optimizers[0].state_dict()["state"][0]["step"] == 18
 
 
-def test_what_it_raises_ends_the_fit_and_costs_no_file(tmp_path):
-    """The error says whose it is; what was written before stands."""
+RAISED = {
+    "its own": (OSError("no space"), r"Full raised OSError: no space\. 'epoch=0-step=3\.ckpt' was written before\.\Z"),
+    "ours": (
+        HoldfastError("the bucket is full.", remedy="Empty it."),
+        r"Full raised the bucket is full\. 'epoch=0-step=3\.ckpt' was written before\. Empty it\.\Z",
+    ),
+}
+
+
+@pytest.mark.parametrize("whose", RAISED)
+def test_what_it_raises_ends_the_fit_and_costs_no_file(whose, tmp_path):
+    """The error says whose it is, and what to do where that is known; what was written before stands."""
+    error, words = RAISED[whose]
 
     class Full(Pickles):
         def save_checkpoint(self, checkpoint, path, storage_options=None):
             if checkpoint["global_step"] > 3:
-                raise OSError("no space")
+                raise error
             super().save_checkpoint(checkpoint, path)
 
-    with pytest.raises(
-        SaveFailed, match=r"'epoch=1-step=6\.ckpt' was not saved: Full raised OSError: no space. 'epoch=0"
-    ):
+    with pytest.raises(SaveFailed, match=rf"'epoch=1-step=6\.ckpt' was not saved: {words}"):
         fitted(Full(), tmp_path, epochs=3)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch=0-step=3.ckpt", "last.ckpt"]
 

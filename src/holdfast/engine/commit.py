@@ -85,6 +85,13 @@ def words(error: Exception | None) -> str | None:
     return str(error) if isinstance(error, HoldfastError) else f"{type(error).__name__}: {error}"
 
 
+def what_and_remedy(error: Exception) -> tuple[str, str]:
+    """What went wrong, and what to do now, as an error that is raised from this one says it."""
+    if isinstance(error, HoldfastError):
+        return error.what, error.remedy
+    return f"{type(error).__name__}: {error}", ""
+
+
 def _cause(group: Group, key: str, error: Exception) -> Exception:
     """Why this rank's part failed: another's may have before, and taken what both write to away. Waits for nobody."""
     for rank in range(group.size):

@@ -11,7 +11,7 @@ from holdfast.catalog import records, resolve
 from holdfast.catalog.directories import Draft
 from holdfast.catalog.folder import Folder
 from holdfast.catalog.runs import Run
-from holdfast.engine.commit import words
+from holdfast.engine.commit import what_and_remedy
 from holdfast.engine.expected import expected
 from holdfast.engine.fence import Moved
 from holdfast.engine.job import Work
@@ -143,7 +143,8 @@ class Shelf:
             with suppress(StoreError):
                 facts = {"run": self.run.ref.id, "sequence": self.sequence, "error": str(error)}
                 self.folder.ledger.write("failed", **facts)
-        what = f"was not saved: {words(error) if not isinstance(error, HoldfastError) else error.what}"
+        why, remedy = what_and_remedy(error)
+        what = f"was not saved: {why}"
         try:
             there = self.folder.scan().records
             good = resolve.newest_good(r for r in there if r.id not in written)
@@ -151,10 +152,9 @@ class Shelf:
             if missing:
                 name = missing[0]
             elif written:
-                what = f"is there and whole, but a loss of power may lose it: {what.partition(': ')[2]}"
+                what = f"is there and whole, but a loss of power may lose it: {why}"
         except StoreError as unread:
             good = f"What else the folder holds cannot be read now: {unread.what}"
-        remedy = error.remedy if isinstance(error, HoldfastError) else ""
         failed = SaveFailed(
             what,
             checkpoint=f"{self.folder.store.root}/{name}",

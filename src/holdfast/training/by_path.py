@@ -12,7 +12,7 @@ from typing import Any
 
 from holdfast.catalog import directories, records
 from holdfast.catalog.manifest import RunRef
-from holdfast.engine.commit import commit
+from holdfast.engine.commit import commit, what_and_remedy
 from holdfast.engine.fence import Moved
 from holdfast.engine.group import Group
 from holdfast.engine.job import Captured, Work, prepare
@@ -176,8 +176,7 @@ class ByPath:
         raise outcome
 
     def _failed(self, path: Path, error: Exception) -> SaveFailed:
-        what = error.what if isinstance(error, HoldfastError) else f"{type(error).__name__}: {error}"
-        remedy = error.remedy if isinstance(error, HoldfastError) else ""
+        what, remedy = what_and_remedy(error)
         if isinstance(error, Moved):
             remedy = "Call fence() before changing weights yourself, or save with blocking=True."
         failed = SaveFailed(

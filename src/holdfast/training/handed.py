@@ -15,10 +15,11 @@ from typing import Any
 from holdfast.catalog.folder import Folder
 from holdfast.catalog.manifest import RunRef
 from holdfast.catalog.runs import Run
+from holdfast.engine.commit import what_and_remedy
 from holdfast.engine.expected import expected
 from holdfast.engine.group import Group, Solo
 from holdfast.engine.job import Captured
-from holdfast.errors import HoldfastError, SaveFailed
+from holdfast.errors import SaveFailed
 from holdfast.log import logger
 from holdfast.policy import plan as planning
 from holdfast.policy.plan import Plan, Policy
@@ -224,8 +225,11 @@ class Handed:
         try:
             yield
         except Exception as error:  # it may be any
-            why = error.what if isinstance(error, HoldfastError) else f"{type(error).__name__}: {error}"
+            why, remedy = what_and_remedy(error)
             good = next((f"'{record.names[0]}' was written before." for record in reversed(self._written)), "")
             raise SaveFailed(
-                f"was not saved: {type(self._io).__name__} raised {why}.", checkpoint=name, good=good
+                f"was not saved: {type(self._io).__name__} raised {why.removesuffix('.')}.",
+                checkpoint=name,
+                good=good,
+                remedy=remedy,
             ) from error
