@@ -139,6 +139,22 @@ def test_a_method_that_init_calls_may_save():
     assert dict(Net(7, explicit=True).hparams) == {"a": 7}
 
 
+def test_a_subclass_leaves_out_what_its_base_has_remembered():
+    """The base's call comes first, and takes the subclass's arguments too."""
+
+    class Base(HyperparametersMixin):
+        def __init__(self, width=1):
+            self.save_hyperparameters()
+
+    class Sub(Base):
+        def __init__(self, path=None, width=1):
+            super().__init__(width=width)
+            self.save_hyperparameters(ignore="path")
+
+    made = Sub("here", width=3)
+    assert made.hparams == made.hparams_initial == {"width": 3}
+
+
 def test_names_select_and_ignore_leaves_out():
     """Names choose among the arguments; ignore takes one name or several, and names that nobody has."""
 

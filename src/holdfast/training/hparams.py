@@ -95,7 +95,7 @@ class HyperparametersMixin:
         Args:
             args: Names of the arguments to remember, all by default; or one dict, ``Namespace``, dataclass or OmegaConf
                 container, whose items or fields are the hyperparameters.
-            ignore: Names to leave out.
+            ignore: Names to leave out, those among them that an earlier call has remembered.
             frame: Where to begin to look for ``__init__``; the caller by default.
             logger: Whether loggers get them.
 
@@ -117,6 +117,9 @@ class HyperparametersMixin:
             self._hparams_type = None
         self._log_hyperparams = logger
         self._remember({name: value for name, value in values.items() if name not in ignored})
+        for name in ignored:  # a base's call, which came first, has taken the arguments of its subclasses too
+            self.hparams.pop(name, None)
+            self.__dict__["_hparams_initial"].pop(name, None)
 
     @property
     def hparams(self) -> AttributeDict:
