@@ -112,6 +112,18 @@ def test_the_checkpoint_that_a_verb_began_with_can_be_read(tmp_path):
     assert runs.ckpt_path is None
 
 
+def test_a_word_for_a_checkpoint_is_said_as_the_file_that_it_meant(tmp_path, caplog):
+    """Which weights were measured can be read off the trainer, and off what it prints."""
+    runs = quiet(tmp_path, max_epochs=1)
+    runs.fit(Tiny())
+    path = runs.checkpoint_callback.best_model_path
+    for word in ("best", "last", None):
+        caplog.clear()
+        runs.validate(Tiny() if word else None, ckpt_path=word)
+        assert runs.ckpt_path == path
+        assert f"taking the weights of '{path}'" in caplog.messages
+
+
 def test_limits_set_between_fits_count_for_the_next(tmp_path):
     """By ``fit_loop``, as programs do, or on the trainer: the second fit goes on to the new limit, then a third."""
     runs = quiet(tmp_path, max_epochs=2)

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 IN_PARTS = "each rank holds a part of the state, and one of them has failed"
 """Why a failure leaves nothing that could be saved."""
 
+_WORDS = ("auto", "best", "last")
+"""What ``ckpt_path`` may be instead of a path."""
+
 
 class Restoring(Assembly):
     """The side of ``Trainer`` that captures and restores the state of a fit."""
@@ -69,7 +72,7 @@ class Restoring(Assembly):
 
     def _near(self, ckpt_path: Any) -> list[Path]:
         """Where the words for a checkpoint are looked up."""
-        if ckpt_path not in ("auto", "best", "last"):
+        if ckpt_path not in _WORDS:
             return []
         from holdfast.training import home
 
@@ -82,7 +85,7 @@ class Restoring(Assembly):
         from holdfast.training import finding, resume
         from holdfast.training.checkpoint import targets
 
-        return finding.find(
+        opened = finding.find(
             ckpt_path, near=near, callback=self.checkpoint_callback, holds=holds,
             begins=self._fn is TrainerFn.FITTING, group=self.strategy.group,
             read=partial(
@@ -92,6 +95,9 @@ class Restoring(Assembly):
             ),
             identity=lambda opened: opened.manifest.id,
         )  # fmt: skip
+        if opened is not None and self.ckpt_path in (None, *_WORDS):
+            self.ckpt_path = opened.path  # what the word meant
+        return opened
 
     def _best_of_fit(self) -> str | None:
         """The best checkpoint of the fit before, where it saved any: as rank 0 sees its folder."""
@@ -101,10 +107,7 @@ class Restoring(Assembly):
         path = finding.agreed(
             self.strategy.group, lambda: "" if callback is None else callback.best_model_path, phase="best of the fit"
         )
-        if not path:
-            return None
-        logger.info("taking the weights of the best checkpoint, '%s'", path)
-        return path
+        return path or None
 
     def _parts(self) -> Parts:
         from holdfast.training.checkpoint import Parts

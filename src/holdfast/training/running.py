@@ -319,6 +319,8 @@ class Running(Restoring):
             opened = self._opened(ckpt_path, near, weights_only, resolve.with_model)
             if opened is None:
                 raise NotFound("does not exist: nothing of what was saved verifies.", checkpoint=str(ckpt_path))
+            if self.is_global_zero:
+                logger.info("taking the weights of '%s'", opened.path)
             self.hooks.call_all(self.hooks.of_module("on_load_checkpoint"), "on_load_checkpoint", opened.state)
             resume.load_model(opened, model, self.strategy)
         return evaluation
