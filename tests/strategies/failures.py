@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import sys
@@ -16,7 +17,8 @@ from courses import loader
 from torch import nn
 
 from holdfast import LightningModule
-from holdfast.callbacks import ModelCheckpoint
+from holdfast.callbacks import Callback, ModelCheckpoint
+from holdfast.engine.group import TorchGroup
 from holdfast.strategies import DDPStrategy, FSDPStrategy
 from holdfast.training import running
 
@@ -78,6 +80,38 @@ def fit(strategy: str, how: str, where: str, folder: str, size: int) -> None:
         sys.stderr.flush()
         Path(folder, f"ended-{os.environ['RANK']}").touch()
         raise
+
+
+class Late(Callback):
+    """At step 3 rank 2 fails, and rank 1 hears of it when rank 0 waits for it, or has ended."""
+
+    def __init__(self, lock: str) -> None:
+        self.lock = open(lock, "w")  # noqa: SIM115  # held until the process ends
+
+    def on_train_start(self, trainer, pl_module):
+        if trainer.global_rank == 0:
+            fcntl.flock(self.lock, fcntl.LOCK_EX)
+            failed = TorchGroup.failed
+
+            def waiting(group, seconds):
+                fcntl.flock(self.lock, fcntl.LOCK_UN)
+                return failed(group, seconds)
+
+            TorchGroup.failed = waiting
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == 3 and trainer.global_rank == 2:
+            raise ValueError("on purpose")
+        if trainer.global_step == 3 and trainer.global_rank == 1:
+            fcntl.flock(self.lock, fcntl.LOCK_EX)
+
+
+def late(folder: str, size: int) -> None:
+    """A fit in which rank 0 hears of a failure in a save, and another rank long after it."""
+    running._SILENCE = 30.0  # none is silent, however slow it is
+    callbacks = [Late(f"{folder}/lock"), ModelCheckpoint(folder, every_n_train_steps=3, save_top_k=-1)]
+    fitted = trainer(DDPStrategy(), size, callbacks=callbacks, enable_checkpointing=None, max_epochs=3)
+    fitted.fit(Failing("works", ""), loader(size))
 
 
 def go_on(folder: str, size: int) -> list[object]:

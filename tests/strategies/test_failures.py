@@ -90,3 +90,9 @@ def test_the_run_goes_on(failed, ranks):
     folder, _ = next(failed[case] for case in CASES if case[0] == "ddp" and case[2] == "save")
     (one,) = ranks.run("failures:go_on", str(folder), 1, size=1)
     assert one.value == [6, 12]
+
+
+def test_rank_0_ends_when_the_others_have_heard_which_rank_failed(ranks, tmp_path):
+    """It heard itself from the mailbox, in a save, and the store with the words may live in its process."""
+    for one in ranks.begin("failures:late", str(tmp_path), 3, size=3, patience=SOON).end(ok=False)[:2]:
+        assert "rank 2 failed first: ValueError: on purpose" in one.log

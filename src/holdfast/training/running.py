@@ -65,15 +65,18 @@ class Running(Restoring):
             return  # all ranks have stopped together
         group = self.strategy.group
         group.fail(f"{type(error).__name__}: {error}", self.metric_log.reduced.told())
-        first = group.failure()
-        if first is not None and first[0] != group.rank:
+        first, waited = group.failure(), self.strategy.waited(error)
+        elsewhere = first is not None and first[0] != group.rank
+        if first is not None and elsewhere:
             logger.error("rank %s failed first: %s", *first)
-        if not self.strategy.waited(error):
+        if not (elsewhere or waited):
             return
         try:
-            notes = group.failed(_SILENCE)
+            notes = group.failed(_SILENCE)  # the store may be in rank 0's process, which ends when all have heard
         except RankError as gone:
             logger.error("%s", gone)
+            return
+        if not waited:
             return
         if silent := [rank for rank in range(group.size) if rank not in notes]:
             who = ", ".join(map(str, silent))
