@@ -70,7 +70,7 @@ def train(
 ) -> dict[str, Any]:
     """One fit; what it ended with, and what each rank has seen."""
     warnings.simplefilter("error")
-    seed_everything(3, verbose=False)
+    seed_everything(options.pop("seed", 3), verbose=False)
     torch.manual_seed(100 + int(os.environ["RANK"]))  # ranks draw differently
     every = options.pop("every", None)
     saver = ModelCheckpoint(folder, save_top_k=-1, every_n_train_steps=every)

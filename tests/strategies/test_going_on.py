@@ -58,6 +58,15 @@ def test_the_same_world_goes_on_exactly(whole, ranks):
             assert went_on[rank]["metrics"] == run[rank]["metrics"]
 
 
+def test_loaders_that_are_asked_for_anew_keep_the_order_of_before(whole, ranks):
+    """Also where the program has another seed now, from which a new loader's order would follow."""
+    strategy, folder, _, steps = whole
+    options = {"max_epochs": 3, "every": 4, "seed": 77, "reload_dataloaders_every_n_epochs": 1}
+    calls = [[strategy, f"{folder}/reloaded", f"{folder}/steps/epoch=1-step=8.ckpt", options]]
+    runs = [rank.value[0] for rank in ranks.run("courses:several", calls, 2, size=2)]
+    assert seen_by_all(runs) == {at: batch for at, batch in seen_by_all(steps).items() if at >= (1, 2)}
+
+
 @pytest.mark.parametrize("size", [1, 4])
 def test_another_world_goes_on_with_the_same_samples_in_the_same_batches(whole, ranks, size):
     """The global batch is the same, so the order is: no sample is lost or seen twice. What is not exact is said."""

@@ -143,15 +143,17 @@ class Assembly(Facts):
 
         return loaders_of(kind, given, self._datamodule, self.lightning_module, LightningModule)
 
-    def _training_batches(self, given: Any) -> Batches:
+    def _training_batches(self, given: Any, before: Batches | None = None) -> Batches:
         from holdfast.training.data import in_sequence, limited
 
         loader = self._loaders("train", given)
         if loader is None:
             raise ConfigError("There is nothing to train on: the datamodule has no train_dataloader.")
         loader = in_sequence(loader) if self.config.overfit_batches else loader
-        loader = self._sampled(loader, training=not self.config.overfit_batches)
-        batches = limited(loader, self.config.limit("train"), what="train")
+        sampled = self._sampled(loader, training=not self.config.overfit_batches)
+        batches = limited(sampled, self.config.limit("train"), what="train")
+        if before is not None and sampled is not loader:  # what the user has shared out himself stays as it is
+            batches.go_on_sharing(before)
         return self._read(batches, "[FitLoop].train_dataloader_next")
 
     def _reloading(self, train: Any, val: Any) -> Callable[[int], Batches | None]:
@@ -167,7 +169,7 @@ class Assembly(Facts):
             if self._validation is not None:
                 self._validation.loaders = self._evaluation_batches("val", val)
                 self._share(self._validation)
-            self._train_batches = self._training_batches(train)
+            self._train_batches = self._training_batches(train, self._train_batches)
             return self._train_batches
 
         return reload
