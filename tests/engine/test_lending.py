@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import itertools
+import linecache
+import sys
 import threading
 import warnings
 import weakref
@@ -566,6 +569,46 @@ def test_a_save_that_moved_is_made_good_at_the_next_step_though_no_rule_asks_for
                     with pytest.warns(SaveFailedWarning, match="changed while being read"):
                         ckpt._engine.settle()
     assert set(lent.on_disk(store)) == {4, 6, 7}
+
+
+def test_no_garbage_is_collected_while_it_is_looked_where_training_is():
+    """The list of threads is locked meanwhile: who frees a tensor then may wait for one that waits for the list."""
+    lines, over = set(), threading.Event()
+
+    def note(phase, info):
+        frame = sys._getframe(1)
+        lines.add(linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip())
+
+    def step(deep):
+        made = [{}]
+        return made if deep == 0 else made + step(deep - 1)
+
+    def train():
+        while not over.is_set():
+            step(9)
+
+    threads = [threading.Thread(target=train) for _ in range(4)]
+    for training in threads:
+        training.start()
+    often = gc.get_threshold()
+    gc.callbacks.append(note)
+    gc.set_threshold(1)
+    try:
+        for _ in range(40):
+            fence._frame_of(training.ident)
+        assert lines, "it is collected elsewhere"
+        assert gc.isenabled()
+        gc.disable()
+        fence._frame_of(training.ident)
+        assert not gc.isenabled(), "nobody who collects by himself is interfered with"
+    finally:
+        gc.enable()
+        gc.set_threshold(*often)
+        gc.callbacks.remove(note)
+        over.set()
+        for training in threads:
+            training.join()
+    assert not [line for line in lines if "_current_frames" in line]
 
 
 def test_memory_that_was_exchanged_is_read_as_it_was():

@@ -5,11 +5,12 @@ Knows no file and no policy. What may be lent at all, ``lending`` says.
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
+from types import FrameType, MappingProxyType
 from typing import Any
 
 import torch
@@ -141,8 +142,24 @@ class Window:
         _unwatch(self)
 
     def _what_training_does(self) -> tuple[int, int] | None:
-        frame = sys._current_frames().get(self._thread)
+        frame = _frame_of(self._thread)
         return None if frame is None else (id(frame), frame.f_lasti)
+
+
+def _frame_of(thread: int) -> FrameType | None:
+    """Where a thread is; None where it has ended.
+
+    No garbage is collected meanwhile: Python 3.11 does it with the list of threads locked. A tensor that is freed then
+    lets go of the interpreter, a thread that ends takes it and waits for that list, and both wait for ever.
+    """
+    with _looking:
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            return sys._current_frames().get(thread)
+        finally:
+            if collects:
+                gc.enable()
 
 
 @dataclass(frozen=True)
@@ -195,6 +212,7 @@ def _pointer(tensor: torch.Tensor) -> int:
 _windows: set[Window] = set()
 _open = False
 _guard = threading.Lock()
+_looking = threading.Lock()
 _hooked = False
 
 
