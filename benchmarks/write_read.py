@@ -205,7 +205,7 @@ def raw(path: Path, tensors: Tensors, buffers: list[memoryview], *, copied: bool
 
 
 def with_holdfast(path: Path, tensors: Tensors, **options: Any) -> None:
-    """As a save in the background does, from the first look at the state to the folder's fsync."""
+    """As a save in the background does, from the first look at the state to the folder's fsync; weights unexamined."""
     taken = snapshot.Snapshot(statetree.take_apart({"model": tensors}))
     laid_out = archive.lay_out(taken, replace(making.manifest(1), parts={"model": ("model",)}))
     sink = LocalStore(path.parent).create(path.name, owner="benchmark", size=laid_out.bytes)
