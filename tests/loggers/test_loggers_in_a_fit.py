@@ -6,9 +6,11 @@ import threading
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 
+from holdfast import LightningDataModule
 from holdfast.callbacks import Callback, ModelCheckpoint
 from holdfast.catalog import verify
 from holdfast.catalog.folder import Folder
@@ -255,3 +257,65 @@ def test_a_logger_of_ones_own_knows_ranks(monkeypatch):
     monkeypatch.setenv("RANK", "3")
     assert isinstance(Mine().experiment, DummyExperiment)
     assert Mine().experiment.add_scalar("loss", 1.0) is None
+
+
+class Sized(LightningDataModule):
+    """The data of ``loaders``, with hyperparameters."""
+
+    def __init__(self, logger=True, **values):
+        super().__init__()
+        self.save_hyperparameters(values, logger=logger)
+
+    def train_dataloader(self):
+        return loaders()[0]
+
+    def val_dataloader(self):
+        return loaders()[1]
+
+
+EQUAL = {
+    "rate": 0.1,
+    "mean": torch.tensor([1.0, 2.0]),
+    "table": numpy.arange(3),
+    "nested": {"lr": [1, {"mean": torch.ones(2)}]},
+    "nothing": float("nan"),
+}
+OTHER = {
+    "rate": 0.2,
+    "mean": torch.tensor([1.0, 3.0]),
+    "table": numpy.arange(4),
+    "nested": {"lr": [1, {"mean": torch.ones(1)}]},
+    "nothing": None,
+}
+
+
+def sized_net(**values):
+    """A module with further hyperparameters."""
+    net = Net(falling)
+    net.save_hyperparameters(values)
+    return net
+
+
+def test_hyperparameters_of_module_and_datamodule_that_differ_are_an_error(tmp_path):
+    """Before anything is trained or written; all of them are named. Each alone is logged, and so is what is equal."""
+    trainer = make_trainer(tmp_path, logger=CSVLogger(tmp_path))
+    with pytest.raises(ConfigError, match="module and datamodule as one") as raised:
+        trainer.fit(sized_net(**EQUAL, mine=1), datamodule=Sized(**OTHER, own=2))
+    assert all(f"'{name}' is " in str(raised.value) for name in EQUAL)
+    assert "'mine'" not in str(raised.value)
+    assert names(tmp_path) == []
+
+    logger = CSVLogger(tmp_path)
+    make_trainer(tmp_path, logger=logger).fit(sized_net(**EQUAL, mine=1), datamodule=Sized(**EQUAL, own=2))
+    logged = Path(logger.log_dir, "hparams.yaml").read_text()
+    assert "rate: 0.1\n" in logged
+    assert "mine: 1\n" in logged
+    assert "own: 2\n" in logged
+
+
+def test_hyperparameters_that_no_logger_gets_may_differ(tmp_path):
+    """Where one of the two is not logged, and where there is no logger."""
+    make_trainer(tmp_path, max_epochs=1).fit(sized_net(rate=1), datamodule=Sized(rate=2))
+    logger = CSVLogger(tmp_path)
+    make_trainer(tmp_path, logger=logger, max_epochs=1).fit(sized_net(rate=1), datamodule=Sized(logger=False, rate=2))
+    assert "rate: 1\n" in Path(logger.log_dir, "hparams.yaml").read_text()

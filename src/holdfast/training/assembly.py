@@ -123,6 +123,7 @@ class Assembly(Facts):
         self.hooks.call_stage("setup", stage)
         with self.strategy.model_context():
             model.configure_model()
+        self._hyperparameters()  # those that contradict each other are told now: loggers get them when all is made
         self.strategy.setup(model, training=stage == "fit")
 
     def _tear_down(self, stage: str) -> None:
@@ -308,11 +309,18 @@ class Assembly(Facts):
         """The loggers, on the one rank that writes."""
         return self.loggers if self.is_global_zero else []
 
+    def _hyperparameters(self) -> dict[str, Any]:
+        """What loggers get of the hyperparameters."""
+        owners = (self.lightning_module, self._datamodule) if self.loggers and self._log_hparams else ()
+        kept = [one.hparams_initial for one in owners if getattr(one, "_log_hyperparams", False)]
+        if len(kept) < 2:
+            return dict(*kept)
+        from holdfast.training.hparams_logged import merged
+
+        return merged(*kept)
+
     def _log_hyperparameters(self) -> None:
-        values: dict[str, Any] = {}
-        for owner in (self.lightning_module, self._datamodule):
-            if owner is not None and self._log_hparams and getattr(owner, "_log_hyperparams", False):
-                values.update(owner.hparams_initial)
+        values = self._hyperparameters()
         for one in self._writing:
             if values:
                 one.log_hyperparams(values)
