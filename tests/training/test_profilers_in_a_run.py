@@ -5,7 +5,8 @@ import pytest
 from fitting import Net, loader, net, trainer
 from holdfast import ConfigError
 from holdfast.callbacks import Timer
-from holdfast.profilers import Profiler, SimpleProfiler
+from holdfast.profilers import PassThroughProfiler, Profiler, SimpleProfiler
+from holdfast.training.hooks import Hooks
 
 
 def test_a_fit_a_validation_and_their_batches_are_actions(tmp_path):
@@ -64,3 +65,38 @@ def test_a_profiler_that_is_none_is_refused(tmp_path):
     """When the trainer is made."""
     with pytest.raises(ConfigError, match="not 'fast'"):
         trainer(tmp_path, profiler="fast")
+
+
+class Measures(Net):
+    """Measures a part of its step."""
+
+    def training_step(self, batch, batch_idx):
+        with self.trainer.profiler.profile("my part") as name:
+            seen.append(name)
+            return super().training_step(batch, batch_idx)
+
+
+seen: list[str] = []
+
+
+@pytest.mark.parametrize("given", [None, PassThroughProfiler()])
+def test_a_module_may_measure_whether_or_not_there_is_a_profiler(tmp_path, given):
+    """Without one nothing is measured: neither this, nor what the run calls."""
+    seen.clear()
+    run = trainer(tmp_path, max_epochs=1, profiler=given)
+    run.fit(Measures(), loader(3))
+    assert seen == ["my part"] * 3
+    assert type(run.profiler) is PassThroughProfiler
+    assert type(run.hooks) is Hooks
+
+
+def test_a_profiler_may_be_given_between_two_runs(tmp_path):
+    """It sees the run that follows; and what is none is refused there too."""
+    run = trainer(tmp_path, max_epochs=1)
+    run.fit(Measures(), loader(3))
+    run.profiler = "simple"
+    run.max_epochs = 2
+    run.fit(run.lightning_module, loader(3))
+    assert len(run.profiler.recorded_durations["my part"]) == 3
+    with pytest.raises(ConfigError, match="not 'fast'"):
+        run.profiler = "fast"

@@ -25,7 +25,6 @@ from holdfast.training.ranks import any_rank, union
 if TYPE_CHECKING:
     from holdfast.engine.job import Captured
     from holdfast.policy.what import What
-    from holdfast.profilers.base import Profiler
     from holdfast.strategies.base import TrainingStrategy
     from holdfast.training.agreement import Agreement
     from holdfast.training.checkpoint_io import CheckpointIO
@@ -44,8 +43,6 @@ class Assembly(Facts):
 
     checkpoint_io: CheckpointIO | None = None
     """A user's own way to write checkpoints; None for Holdfast's."""
-    profiler: Profiler | None = None
-    """Who is told what the run calls; None for nobody, and then nothing is measured."""
     _shared: Sequence[int] = ()
     """How many batches of each validation loader every rank has: at those, all can be asked something."""
     _log_hparams: bool
@@ -75,27 +72,27 @@ class Assembly(Facts):
         self.hooks = self._hooks(model)
 
     def _hooks(self, model: LightningModule) -> Hooks:
-        if self.profiler is None:
+        if self._profiler is None:
             return Hooks(self, model, LightningModule, self.callbacks, self.hook_context)
         from holdfast.profilers.watching import WatchedHooks
 
-        return WatchedHooks(self.profiler, self, model, LightningModule, self.callbacks, self.hook_context)
+        return WatchedHooks(self._profiler, self, model, LightningModule, self.callbacks, self.hook_context)
 
     def _computing(self) -> TrainingStrategy:
         """The strategy as loops call it."""
-        if self.profiler is None:
+        if self._profiler is None:
             return self.strategy
         from holdfast.profilers.watching import WatchedStrategy
 
-        return cast("TrainingStrategy", WatchedStrategy(self.profiler, self.strategy))
+        return cast("TrainingStrategy", WatchedStrategy(self._profiler, self.strategy))
 
     def _read(self, batches: Batches, action: str) -> Batches:
         """Batches as loops read them."""
-        if self.profiler is None:
+        if self._profiler is None:
             return batches
         from holdfast.profilers.watching import WatchedBatches
 
-        return cast("Batches", WatchedBatches(self.profiler, batches, action))
+        return cast("Batches", WatchedBatches(self._profiler, batches, action))
 
     def _agree_on_versions(self) -> None:
         """Every rank knows the version that rank 0 took for a logger: folders follow from it."""
@@ -111,8 +108,8 @@ class Assembly(Facts):
         model, datamodule = self.lightning_module, self._datamodule
         if self.world_size > 1:
             self._agree_on_versions()
-        if self.profiler is not None:
-            self.profiler.setup(stage, self.local_rank if self.world_size > 1 else None, self.log_dir)
+        if self._profiler is not None:
+            self._profiler.setup(stage, self.local_rank if self.world_size > 1 else None, self.log_dir)
         if self.local_rank == 0:  # once a host: what is prepared lies on its disk
             if datamodule is not None:
                 datamodule.prepare_data()

@@ -53,9 +53,9 @@ class Running(Restoring):
             self._say_who_failed(error)
             raise
         finally:
-            if self.profiler is not None:
-                self.profiler.describe()
-                self.profiler.teardown(str(fn))
+            if self._profiler is not None:
+                self._profiler.describe()
+                self._profiler.teardown(str(fn))
         self._status = TrainerStatus.FINISHED
         return result
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 import torch
 
 if TYPE_CHECKING:
+    from holdfast.profilers.base import Profiler
     from holdfast.strategies.base import TrainingStrategy
     from holdfast.training.config import Config
 
@@ -47,6 +48,7 @@ class Settings(ABC):
 
     config: Config
     strategy: TrainingStrategy
+    _profiler: Profiler | None = None  # None for nobody, and then nothing is measured
 
     max_epochs = Setting("max_epochs", lambda config: _as_given(config.epochs))
     """Epochs at most; -1 for no limit."""
@@ -88,6 +90,19 @@ class Settings(ABC):
     @abstractmethod
     def _change(self, **settings: Any) -> None:
         """Change what was asked for."""
+
+    @property
+    def profiler(self) -> Profiler:
+        """Who is told what the run calls, and may be told more; where nobody is, what is told is dropped."""
+        from holdfast.profilers.base import PassThroughProfiler
+
+        return PassThroughProfiler() if self._profiler is None else self._profiler
+
+    @profiler.setter
+    def profiler(self, profiler: Any) -> None:
+        from holdfast.profilers.base import profiler_of
+
+        self._profiler = profiler_of(profiler)
 
     @property
     def max_time(self) -> str | timedelta | dict[str, int] | None:

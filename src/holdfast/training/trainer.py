@@ -187,7 +187,7 @@ class Trainer(Running):
         if profiler is not None:
             from holdfast.profilers.base import profiler_of
 
-            self.profiler = together.make(profiler_of, profiler)
+            self._profiler = together.make(profiler_of, profiler)
         together.check()
         self.config = config
         self._log_hparams, self._samples = enable_autolog_hparams, use_distributed_sampler
