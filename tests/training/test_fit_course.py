@@ -92,6 +92,22 @@ def test_a_stop_within_an_epoch_ends_with_a_validation(tmp_path):
     assert courses == {"at once": "t0.0 v", "min_steps": "t0.0 t0.1 t0.2 v", "min_epochs": f"{E} v"}
 
 
+def test_programs_can_tell_that_the_time_ran_out(tmp_path):
+    """``should_stop`` is set by the end of the time, within the fit and after it; by another end it is not."""
+
+    class Reading(Net):
+        def on_train_end(self):
+            self.seen.append(self.trainer.should_stop)
+
+    told = {}
+    for name, options in {"time": {"max_time": {"seconds": 0}, "min_steps": 1}, "epochs": {"max_epochs": 1}}.items():
+        module, run = net(kind=Reading), trainer(tmp_path, **options)
+        run.fit(module, loader(2))
+        told[name] = (module.seen[-1], run.should_stop, run.global_step)
+
+    assert told == {"time": (True, True, 1), "epochs": (False, False, 2)}
+
+
 def test_a_second_fit_counts_on(tmp_path):
     """What is done already is not done again, neither its epochs nor its sanity check's training."""
     module, run = net(), trainer(tmp_path, max_epochs=2)

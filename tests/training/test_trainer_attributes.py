@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from holdfast import Callback, LightningModule, Trainer
+from holdfast import Callback, LightningDataModule, LightningModule, Trainer
 from holdfast.errors import ConfigError
 from holdfast.loggers import CSVLogger
+from holdfast.training.states import TrainerFn
 
 
 class Tiny(LightningModule):
@@ -73,6 +74,7 @@ def test_defaults_are_what_they_stand_for(tmp_path):
     assert (runs.limit_train_batches, runs.val_check_interval, runs.num_sanity_val_steps) == (1.0, 1.0, 2)
     assert (runs.ckpt_path, runs.interrupted, runs.received_sigterm) == (None, False, False)
     assert (runs.max_epochs, runs.max_steps) == (1000, -1)
+    assert (runs.min_epochs, runs.fit_loop.min_epochs, runs.min_steps) == (0, 0, None)
     assert quiet(tmp_path, num_sanity_val_steps=-1).num_sanity_val_steps == float("inf")
 
 
@@ -83,6 +85,34 @@ def test_the_state_follows_the_run(tmp_path):
     runs.fit(module)
     assert module.seen == ["sanity_check", ("fit", "running", "train"), "validate"]
     assert (str(runs.state.fn), runs.state.finished, runs.state.stage) == ("fit", True, None)
+
+
+def test_the_stage_that_setup_is_given_is_the_verb(tmp_path):
+    """As its text and as ``TrainerFn``, to module, datamodule and callbacks."""
+
+    class Asks(Callback):
+        def setup(self, trainer, pl_module, stage):
+            given.append(stage)
+
+        def teardown(self, trainer, pl_module, stage):
+            given.append(stage)
+
+    class Data(LightningDataModule):
+        def setup(self, stage):
+            given.append(stage)
+
+        def val_dataloader(self):
+            return Tiny().val_dataloader()
+
+    given = []
+    runs = quiet(tmp_path, callbacks=[Asks()], max_epochs=1)
+    runs.fit(Tiny())
+    runs.validate(Tiny(), datamodule=Data(), verbose=False)
+    fit, validate = TrainerFn.FITTING, TrainerFn.VALIDATING
+    assert [stage.value for stage in given] == ["fit", "fit", "validate", "validate", "validate"]
+    assert given == [fit, fit, validate, validate, validate]
+    assert "fit" in given
+    assert f"{given[0]}" in {"fit"}
 
 
 def test_an_error_leaves_the_trainer_interrupted(tmp_path):

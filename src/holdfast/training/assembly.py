@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from holdfast.training.evaluate import Evaluation, Stage
     from holdfast.training.fit import FitLoop
     from holdfast.training.saving import Saving
+    from holdfast.training.states import TrainerFn
     from holdfast.training.trainer import Trainer
 
 LOADERS: dict[Stage, str] = {"validation": "val", "test": "test", "predict": "predict"}
@@ -104,7 +105,7 @@ class Assembly(Facts):
             if version is not None:
                 one.go_on_in(version)
 
-    def _setup(self, stage: str) -> None:
+    def _setup(self, stage: TrainerFn) -> None:
         model, datamodule = self.lightning_module, self._datamodule
         if self.world_size > 1:
             self._agree_on_versions()
@@ -123,7 +124,7 @@ class Assembly(Facts):
         self._hyperparameters()  # those that contradict each other are told now: loggers get them when all is made
         self.strategy.setup(model, training=stage == "fit")
 
-    def _tear_down(self, stage: str) -> None:
+    def _tear_down(self, stage: TrainerFn) -> None:
         evaluations = [one for one in (self._validation, self._test, self._prediction) if one is not None]
         for batches in (self._train_batches, *(loader for one in evaluations for loader in one.loaders)):
             if batches is not None:
@@ -235,6 +236,7 @@ class Assembly(Facts):
             agreement=agreement,
             log_step=lambda: self._log(self.metric_log.step_values()),
             log_epoch=self._log,
+            out_of_time=self._stop,
             restore_random=lambda: None,
             early_epoch_end=(*self.hooks.of_callbacks(name, early), *self.hooks.of_module(name)),
             late_epoch_end=self.hooks.of_callbacks(name, late),
@@ -344,6 +346,10 @@ class Assembly(Facts):
         """After a batch of a validation."""
         if self.saving is not None:
             self.saving.check_signal(together=loader < len(self._shared) and batch < self._shared[loader])
+
+    def _stop(self) -> None:
+        """As whoever else ends a fit does it: programs read the flag."""
+        self.should_stop = True
 
     def _share(self, evaluation: Evaluation | None) -> None:
         """Agree on the batches of a validation that all ranks have."""

@@ -41,6 +41,7 @@ class FitLoop(Stepping):
         agreement: What the ranks agree on: whether to end, and the time.
         log_step: Hands the values of a step to the loggers.
         log_epoch: Hands values of an epoch to them.
+        out_of_time: Told, whenever that is seen, that ``max_time`` is over.
         restore_random: Puts back the random state of a checkpoint; the last thing before the first batch.
         reload: New batches for an epoch that begins, or None to go on with those there are.
         early_epoch_end: Those who hear of an epoch's end first.
@@ -66,6 +67,7 @@ class FitLoop(Stepping):
         agreement: Agreement,
         log_step: Callable[[], None],
         log_epoch: Callable[[dict[str, Any]], None],
+        out_of_time: Callable[[], None],
         restore_random: Callable[[], None],
         reload: Callable[[int], Batches | None] = lambda epoch: None,
         early_epoch_end: Sequence[Callable[..., Any]] = (),
@@ -75,7 +77,7 @@ class FitLoop(Stepping):
         self.batches, self.transfer, self.evaluation = batches, transfer, evaluation
         self.consider, self.fence, self.agreement = consider, fence, agreement
         self.log_step, self.log_epoch = log_step, log_epoch
-        self.restore_random, self.reload = restore_random, reload
+        self.restore_random, self.reload, self.out_of_time = restore_random, reload, out_of_time
         self.late_epoch_end, self.early_epoch_end = tuple(late_epoch_end), tuple(early_epoch_end)
         self.batch, self.complete = 0, False
         self.total_batches, self.samples = 0, 0
@@ -316,7 +318,9 @@ class FitLoop(Stepping):
     def _stops(self, epochs: int) -> bool:
         """Whether a callback or the time says stop, and the least that was asked for is done."""
         limits = self.limits
-        if not self.agreement.stop and (limits.max_time is None or self._seconds() < limits.max_time):
+        if limits.max_time is not None and self._seconds() >= limits.max_time:
+            self.out_of_time()
+        elif not self.agreement.stop:
             return False
         return epochs >= limits.min_epochs and self.steps >= limits.min_steps
 

@@ -67,8 +67,8 @@ class _View:
         return self._trainer.max_epochs
 
     @property
-    def min_epochs(self) -> int | None:
-        """Epochs at least."""
+    def min_epochs(self) -> int:
+        """Epochs at least; 0 where nobody asked for any."""
         return self._trainer.min_epochs
 
     @property

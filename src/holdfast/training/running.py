@@ -35,7 +35,9 @@ T = TypeVar("T")
 _SILENCE = 2.0
 """Seconds after an error in waiting for other ranks in which those that have waited too say so."""
 
-VERBS: dict[Stage, str] = {"validation": "validate", "test": "test", "predict": "predict"}
+VERBS: dict[Stage, TrainerFn] = {
+    "validation": TrainerFn.VALIDATING, "test": TrainerFn.TESTING, "predict": TrainerFn.PREDICTING
+}  # fmt: skip
 """What the trainer's users call a stage."""
 
 
@@ -137,7 +139,7 @@ class Running(Restoring):
         own = self._own_of_job(ckpt_path) if before is None else None
         ckpt_path = ckpt_path if own is None else "auto"
         self._home = self._found_home(ckpt_path, own)
-        self._setup("fit")
+        self._setup(TrainerFn.FITTING)
         self._train_batches = batches = self._training_batches(train_dataloaders)
         self._validation = evaluation = self._evaluation("validation", val_dataloaders)
         self.optimizers, self.lr_scheduler_configs = optimizing.configured(model.configure_optimizers())
@@ -175,7 +177,7 @@ class Running(Restoring):
                 if (job := self.slurm.to_requeue(agreement.signal)) is not None and self.is_global_zero:
                     job.requeue()
                 raise
-        self._tear_down("fit")
+        self._tear_down(TrainerFn.FITTING)
 
     def _before(self) -> tuple[Progress, dict[str, Any]] | None:
         """Where the fit before this one has ended."""
@@ -280,7 +282,7 @@ class Running(Restoring):
         prediction = self._prepared("predict", model, dataloaders, datamodule, ckpt_path, weights_only)
         prediction.keeps_outputs = keep
         prediction.run(self.global_step)
-        self._tear_down("predict")
+        self._tear_down(TrainerFn.PREDICTING)
         if not keep:
             return None
         return prediction.outputs if len(prediction.outputs) > 1 else prediction.outputs[0]

@@ -52,8 +52,8 @@ class Settings(ABC):
 
     max_epochs = Setting("max_epochs", lambda config: _as_given(config.epochs))
     """Epochs at most; -1 for no limit."""
-    min_epochs = Setting("min_epochs", lambda config: config.min_epochs)
-    """Epochs at least."""
+    min_epochs = Setting("min_epochs", lambda config: config.min_epochs or 0)
+    """Epochs at least; 0 where nobody asked for any."""
     max_steps = Setting("max_steps", lambda config: _as_given(config.steps))
     """Optimizer steps at most; -1 for no limit."""
     min_steps = Setting("min_steps", lambda config: config.min_steps)
