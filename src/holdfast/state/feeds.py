@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from holdfast.state import generators, random
 from holdfast.state.samplers import GlobalSampler, sampler_of
+from holdfast.state.signals import standing_by
 
 _END: Any = object()
 
@@ -70,7 +71,7 @@ class Keeping:
         """See ``Feed``."""
         saved, self._saved = self._saved, None
         self._given = done = 0 if saved is None or saved["over"] else saved["done"]
-        source = iter(self._loader) if saved is None else self._resumed(saved)
+        source = started(self._loader) if saved is None else self._resumed(saved)
         return islice(self._following(source, ahead), None if stop is None else max(0, stop - done))
 
     def state_dict(self, done: int, *, over: bool) -> dict[str, Any]:
@@ -125,9 +126,9 @@ class Keeping:
     def _resumed(self, saved: Mapping[str, Any]) -> Iterator[Any]:
         with as_before():
             if not self._fits(saved):
-                return passing(iter(self._loader), saved["done"])
+                return passing(started(self._loader), saved["done"])
             self._owner.load_state_dict(saved["state"])
-            source = iter(self._loader)
+            source = started(self._loader)
             if not saved["over"]:
                 generators.restore(self._generators(), saved["generators"])
                 return drawn_before(source, saved["random"])
@@ -138,7 +139,7 @@ class Keeping:
                     return chain((first,), source)
         # What was left of that pass is dropped; or the next one has begun, but not from where its order is drawn.
         generators.restore(self._generators(), saved["generators"])
-        return iter(self._loader)
+        return started(self._loader)
 
     def _now(self) -> dict[str, Any]:
         return {"state": self._owner.state_dict(), "generators": generators.capture(self._generators())}
@@ -194,13 +195,13 @@ class Rereading:
         if saved is None:
             if not isinstance(self._loader, Sequence):
                 self._begun = {"generators": generators.capture(self._generators()), "random": random.capture()}
-            return self._ahead.watch(islice(iter(self._loader), stop), ahead)
+            return self._ahead.watch(islice(started(self._loader), stop), ahead)
         self._begun = begun = saved["begun"] if saved["kind"] == self.kind else None
         with as_before():
             if begun is not None:
                 generators.restore(self._generators(), begun["generators"])
                 random.restore(begun["random"])
-            source = passing(islice(iter(self._loader), stop), saved["done"])
+            source = passing(islice(started(self._loader), stop), saved["done"])
             source = drawn_before(source, saved.get("random"))
         return self._ahead.watch(source, ahead)
 
@@ -307,6 +308,18 @@ def go_on_sharing(loader: Any, state: Mapping[str, Any]) -> None:
     sampler = sampler_of(loader) if isinstance(loader, DataLoader) else None
     if isinstance(sampler, GlobalSampler) and state.get("shared") is not None:
         sampler.seed = state["shared"]["seed"]
+
+
+def started(loader: Any) -> Iterator[Any]:
+    """``iter`` of a loader, whose workers, where it starts any now, stand by when this process is asked to end."""
+    if not _workers(loader):
+        return iter(loader)
+    init = loader.worker_init_fn
+    loader.worker_init_fn = standing_by(init)
+    try:
+        return iter(loader)
+    finally:
+        loader.worker_init_fn = init
 
 
 def _workers(loader: Any) -> int:

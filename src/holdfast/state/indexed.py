@@ -27,6 +27,7 @@ from holdfast.state.feeds import (
     name_of,
     passing,
     say,
+    started,
 )
 from holdfast.state.samplers import GlobalSampler, replaced, sharing
 from holdfast.state.workers import tasks
@@ -200,7 +201,7 @@ class Indexed:
         # Renewed with each pass, for what was assigned to the loader meanwhile.
         kept = vars(self._twin)["_iterator"]
         vars(self._twin).update(vars(loader), _iterator=kept, generator=self._seeding, **self._indices.places(loader))
-        return iter(self._twin)
+        return started(self._twin)
 
     def _draw(self, first: int, begun: Mapping[str, Any], stop: int | None) -> order.Drawn | order.Followed:
         loader, parts, sampler = self._loader, order.batching(self._loader), self._sampler()

@@ -15,11 +15,74 @@ from holdfast.errors import ConfigError
 _Handler = Callable[[int, FrameType | None], Any] | int
 
 _UNCATCHABLE = ("SIGKILL", "SIGSTOP")
+_UP, _DOWN = b"1", b"0"
 
 
 def exit_code(sig: int) -> int:
     """The exit code by which a shell knows that signal ``sig`` ended a process: 128 + its number."""
     return 128 + int(sig)
+
+
+class _Sign:
+    """What shows other processes, for as long as it is up, that this one answers some signals.
+
+    Args:
+        signals: Those.
+    """
+
+    up: _Sign | None = None
+    """The one that was put up last, and is up."""
+
+    def __init__(self, signals: Iterable[signal.Signals]) -> None:
+        self.signals, self._above = tuple(signals), _Sign.up
+        make = getattr(os, "memfd_create", None)  # Linux's
+        self._fd = -1 if make is None else make("holdfast-signals")
+        self.path = f"/proc/{os.getpid()}/fd/{self._fd}"
+        if make is not None:
+            os.write(self._fd, _UP)
+            _Sign.up = self
+
+    def take_down(self) -> None:
+        """From now on no other process takes this one for answering anything."""
+        if self._fd >= 0:
+            os.pwrite(self._fd, _DOWN, 0)
+            os.close(self._fd)
+            self._fd, _Sign.up = -1, self._above
+
+
+class _StandingBy:
+    """Lets a worker pass over the first signal that its parent answers; then calls what was to be called there."""
+
+    def __init__(self, sign: _Sign, init: Callable[[int], None] | None) -> None:
+        self._path, self._signals, self._init = sign.path, sign.signals, init
+        self._fd, self._passed = -1, False
+
+    def __call__(self, worker: int) -> None:
+        with contextlib.suppress(OSError):  # a system that shows no other processes: the signal ends it, as ever
+            self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            for sig in self._signals:
+                signal.signal(sig, self._answer)
+        if self._init is not None:
+            self._init(worker)
+
+    def _answer(self, number: int, frame: FrameType | None) -> None:
+        if not self._passed and os.pread(self._fd, 1, 0) == _UP:
+            self._passed = True
+            return
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+
+def standing_by(init: Callable[[int], None] | None) -> Callable[[int], None] | None:
+    """A ``worker_init_fn`` by which a worker outlives the first signal that this process answers now.
+
+    A scheduler sends it to all processes of a job at once. This one still needs its workers: torch raises the death
+    of one at whatever line the training is, and that may be in the middle of an optimizer's step.
+
+    Args:
+        init: What the user has the workers call; also what is returned where no signal is answered.
+    """
+    return init if _Sign.up is None else _StandingBy(_Sign.up, init)
 
 
 class Signals:
@@ -33,9 +96,9 @@ class Signals:
     Handlers can be installed from the main thread only; elsewhere the context does nothing and ``installed``
     is False.
 
-    In a forked child, such as a worker of a data loader, the first SIGINT is passed over in silence: a
-    terminal sends it to every process at once, and the parent may still need this one. Any other signal acts
-    there as if we were not there.
+    In a forked child the first SIGINT is passed over in silence: a terminal sends it to every process at once, and
+    the parent may still need this one. Any other signal acts there as if we were not there, but for a worker that
+    stands by (``standing_by``).
 
     Args:
         signals: The signals to answer.
@@ -58,6 +121,7 @@ class Signals:
             )
         self._previous: dict[signal.Signals, _Handler] = {}
         self._process = 0
+        self._sign: _Sign | None = None
         self.pending: signal.Signals | None = None
         self.installed = False
 
@@ -75,6 +139,7 @@ class Signals:
                     self._previous[sig] = handler
                     signal.signal(sig, self._answer)
         self.installed = bool(self._previous)
+        self._sign = _Sign(self._previous) if self.installed else None
         return self
 
     def __exit__(
@@ -84,6 +149,8 @@ class Signals:
         traceback: TracebackType | None,
     ) -> None:
         self._put_back()
+        if self._sign is not None and os.getpid() == self._process:
+            self._sign.take_down()
 
     def redeliver(self) -> None:
         """Deliver the pending signal once more, with the previous handlers back in place.
