@@ -400,7 +400,7 @@ MUTATIONS = (
         "I10",
         "a save at the last batch of a stateful loader loses an epoch",
         "state/feeds.py",
-        "        return iter(self._loader)\n\n    def _now",
+        "        return started(self._loader)\n\n    def _now",
         "        return source\n\n    def _now",
         "tests/state/test_loader_workers.py::test_a_loader_with_a_state_loses_no_epoch",
     ),

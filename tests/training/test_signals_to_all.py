@@ -38,6 +38,6 @@ with Signals():
 
 
 def test_a_worker_that_is_left_over_ends_with_its_parent():
-    """At its exit Python terminates what is left of its children, and waits for them: no signal is answered any more."""
+    """At its exit Python terminates what is left of its children and waits for them: no signal is answered then."""
     done = subprocess.run([sys.executable, "-c", HELD], capture_output=True, text=True, timeout=100, check=False)
     assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
