@@ -44,7 +44,7 @@ class CheckpointError(HoldfastError):
     """Something is wrong with one checkpoint.
 
     Args:
-        what: What happened. The checkpoint's name and the rank are put before it.
+        what: What happened; also kept alone, as ``happened``. The checkpoint's name and the rank are put before it.
         checkpoint: The name of the checkpoint as the user knows it: a path, or a name within its folder.
         rank: The rank that saw it; None where there is only one.
         good: What is still good on disk.
@@ -56,6 +56,7 @@ class CheckpointError(HoldfastError):
     ) -> None:
         on_rank = "" if rank is None else f" (rank {rank})"
         super().__init__(f"checkpoint '{checkpoint}'{on_rank} {what}", good=good, remedy=remedy)
+        self.happened = what
         self.checkpoint = checkpoint
         self.rank = rank
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import re
 import signal
 import sys
 import threading
@@ -20,6 +21,7 @@ from checkpointer.loop import BATCHES, Gone, build, damage, everything, kept, li
 from holdfast import (
     Checkpointer,
     ConfigError,
+    Corrupt,
     Event,
     Incompatible,
     MemoryStore,
@@ -516,6 +518,29 @@ def test_auto_walks_back_over_what_is_damaged_and_says_so(three, caplog):
     assert said[-1] == "going on from 'epoch=0-step=1.ckpt': 2 steps are lost"
 
 
+def test_what_is_wrong_with_one_passed_over_is_said_once(three, caplog):
+    """In the warning, in the listing and in the error of who names it: a reason, and no sentences of another error."""
+    name, model = "epoch=0-step=3.ckpt", torch.nn.Linear(1, 1, bias=False)
+    damage(three / name, offset=5000)
+    with Checkpointer(three, when=never()) as ckpt:
+        ckpt.resume(model=model)
+    why = next(stranger.why for stranger in listing(three).strangers if stranger.name == name)
+    assert re.fullmatch(r"tensor \S+ has CRC-32 \w{8}, not \w{8} as when it was saved", why)
+    assert f"passed over '{name}': {why}" in caplog.messages
+    with Checkpointer(three, when=never()) as ckpt, pytest.raises(Corrupt) as raised:
+        ckpt.resume(name, model=model)
+    assert raised.value.what == f"checkpoint '{three / name}' is corrupt: {why}."
+
+
+def test_what_a_file_of_unknown_age_costs_is_said_to_be_unknown(three, caplog):
+    """A stranger that is no checkpoint any more may have been older than what is gone on from."""
+    (three / "of-somebody.ckpt").write_bytes((three / "epoch=0-step=1.ckpt").read_bytes()[:3000])
+    with Checkpointer(three, when=never()) as ckpt:
+        assert ckpt.resume(model=torch.nn.Linear(1, 1, bias=False)).steps == 3
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert said[-1].startswith("going on from 'epoch=0-step=3.ckpt': it is not known whether steps are lost")
+
+
 def test_auto_counts_the_steps_of_a_file_of_which_nothing_is_left(three, caplog):
     """The ledger remembers what the newest was, even when the file itself says nothing any more."""
     for name in ("epoch=0-step=3.ckpt", "last.ckpt"):
@@ -523,7 +548,7 @@ def test_auto_counts_the_steps_of_a_file_of_which_nothing_is_left(three, caplog)
         (three / name).write_bytes(b"x" * 10)
     with Checkpointer(three, when=never()) as ckpt:
         assert ckpt.resume(model=torch.nn.Linear(1, 1, bias=False)).steps == 2
-    assert "going on from 'epoch=0-step=2.ckpt': 1 steps are lost" in caplog.messages
+    assert "going on from 'epoch=0-step=2.ckpt': 1 step is lost" in caplog.messages
 
 
 def test_auto_starts_afresh_where_nothing_is_whole_and_loses_no_file(three, caplog):

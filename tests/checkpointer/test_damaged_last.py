@@ -25,7 +25,7 @@ def test_a_plain_loop_hears_that_the_last_one_is_cut_short(tmp_path, caplog):
         with pytest.raises(Corrupt, match=r"step=3.ckpt' is corrupt.*newest, of step 3.*step=2.ckpt.*resume\(\)"):
             saver.resume("last", model=model)
         assert saver.resume(model=model).steps == 2
-    assert "1 steps are lost" in caplog.text
+    assert "1 step is lost" in caplog.text
 
 
 def test_a_fit_hears_it_too(tmp_path):

@@ -215,7 +215,8 @@ def auto(
         except Corrupt as error:
             # What could not be read may be read another time; what was read and is wrong stays wrong.
             damaged = None if isinstance(error.__cause__, StoreError) else record
-            passed.append(Passed(folder, record.names[0], str(error), record.progress.steps, damaged))
+            why = error.happened.removeprefix("is corrupt: ").rstrip(".")
+            passed.append(Passed(folder, record.names[0], why, record.progress.steps, damaged))
     return Found(None, None, (*_newer_wrecks(listed, None), *passed))
 
 
@@ -227,8 +228,18 @@ def tell(found: Found[T]) -> None:
             passed.folder.condemn(passed.damaged, passed.why)
     if found.passed:
         here = f"'{found.record.names[0]}'" if found.record else "the beginning"
-        least = "" if found.exact else "at least "
-        logger.warning("going on from %s: %s%s steps are lost", here, least, f"{found.steps_lost:,}")
+        logger.warning("going on from %s: %s", here, _cost(found))
+
+
+def _cost(found: Found[T]) -> str:
+    """What passing over newer ones costs, in a sentence."""
+    if not found.steps_lost and not found.exact:
+        return (
+            "it is not known whether steps are lost. Delete what was passed over once nobody needs it: until then this "
+            "is said each time"
+        )
+    steps = "1 step is lost" if found.steps_lost == 1 else f"{found.steps_lost:,} steps are lost"
+    return steps if found.exact else f"at least {steps}"
 
 
 def _newer_wrecks(listed: Iterable[tuple[Folder, Listing]], found: Record | None) -> list[Passed]:
