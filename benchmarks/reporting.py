@@ -64,7 +64,7 @@ def report(results: dict[str, Any]) -> dict[str, Table]:
         if name.startswith("stall-"):
             tables[name] = stall_table(figures)
     if "write" in results:
-        tables["save"] = series_table(results["write"], "save", "raw, two threads", "Durable save")
+        tables["save"] = series_table(results["write"], "save", "raw, four threads", "Durable save")
         tables["load"] = series_table(results["write"], "load", "torch.load", "Load from the page cache")
     if "aliases" in results:
         tables["aliases"] = alias_table(results["aliases"])
@@ -139,11 +139,11 @@ def stall_goals(figures: dict[str, Any]) -> Iterator[Goal]:
 def write_goals(figures: dict[str, Any]) -> Iterator[Goal]:
     """The durable write beside the disk and other formats."""
     took = {name: median(seconds) for name, seconds in figures["save"].items()}
-    raw = min(took["raw"], took["raw, two threads"])
+    raw = min(seconds for name, seconds in took.items() if name.startswith("raw"))
     fast, slow = holdfast(took)
     size = f"{figures['mebibytes']:,} MiB"
     settings = f"{size} in {figures['tensors']} tensors, {len(figures['save']['raw'])} rounds"
-    copied = f"disk {raw:.2f} s; with the copy {took['copied, two threads'] / raw:.2f} times"
+    copied = f"disk {raw:.2f} s; with the copy {took['copied, four threads'] / raw:.2f} times"
     for name, least in ((slow, 0.75), (fast, 0.90)):
         share = raw / took[name]
         yield Goal(f"write, {name}: share of the disk's speed", f"at least {least:.0%}", f"{share:.0%}", share >= least,

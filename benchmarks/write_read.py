@@ -144,13 +144,14 @@ def saves(folder: Path, tensors: Tensors) -> dict[str, Callable[[], float]]:
         with computed_by(zlib.crc32):
             with_holdfast(path, tensors)
 
-    memory = [memoryview(mmap.mmap(-1, CHUNK)) for _ in range(2)]
+    memory = [memoryview(mmap.mmap(-1, CHUNK)) for _ in range(4)]
     for buffer in memory:
         buffer[:] = os.urandom(CHUNK)
     ways: dict[str, Callable[[Path], None]] = {
         "raw": lambda path: raw(path, tensors, memory[:1]),
-        "raw, two threads": lambda path: raw(path, tensors, memory),
-        "copied, two threads": lambda path: raw(path, tensors, memory, copied=True),
+        "raw, two threads": lambda path: raw(path, tensors, memory[:2]),
+        "raw, four threads": lambda path: raw(path, tensors, memory),
+        "copied, four threads": lambda path: raw(path, tensors, memory, copied=True),
         FAST: lambda path: with_holdfast(path, tensors),
         SLOW: with_zlib,
         "torch.save, fsync": with_torch,
