@@ -3,8 +3,8 @@
     python benchmarks/all.py [--only stall-300,write] [--rounds 7] [--minutes 60] [--short] [--quick] [--report]
 
 Raw figures and pictures go to ``benchmarks/results``; ``last.json`` there, which alone is kept in git, holds what
-docs/performance.md shows. A benchmark that is not run leaves its last results and tables as they are. ``--short`` takes
-some twelve minutes. ``--quick`` is a trial: tiny sizes, into ``build``, and no page.
+docs/performance.md and the README show. A benchmark that is not run leaves its last results and tables as they are.
+``--short`` takes some twelve minutes. ``--quick`` is a trial: tiny sizes, into ``build``, and no page.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import sys
 import time
 from pathlib import Path
 
+import headline
 import reporting
 from measuring import machine
 from rich.console import Console
 from rich.table import Table
 
 HERE = Path(__file__).parent
-PAGE = HERE.parent / "docs" / "performance.md"
+PAGES = HERE.parent / "docs" / "performance.md", HERE.parent / "README.md"
 LIGHTNING = "Trainer;loop;burner;Lightning"
 PEERS = "Trainer;torch;dcp"
 
@@ -75,14 +76,17 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")
     parser.add_argument("--short", action="store_true", help="the goals of saving and loading alone, fewer rounds")
     parser.add_argument("--report", action="store_true", help="run nothing: tables from the results that there are")
-    parser.add_argument("--no-page", action="store_true", help="leave last.json and docs/performance.md as they are")
+    parser.add_argument("--no-page", action="store_true", help="leave last.json and the pages as they are")
     asked = parser.parse_args()
     results = Path("build/quick") if asked.quick else HERE / "results"
     results.mkdir(parents=True, exist_ok=True)
     known = commands(asked)
     wanted = [] if asked.report else [name for name in asked.only.split(",") if name] or list(known)
     failed = run({name: known[name] for name in wanted}, results, asked.minutes)
-    tables = reporting.report(reporting.read(results))
+    found = reporting.read(results)
+    tables = reporting.report(found)
+    if found.keys() >= headline.NEEDS:
+        tables["headline"] = headline.table(found)
     show(tables)
     if asked.peers:
         subprocess.run([asked.peers, HERE / "plots.py", results], check=False)
@@ -122,8 +126,8 @@ def keep(last: Path, tables: dict[str, reporting.Table]) -> None:
     """The last tables, for git and for the page."""
     made = {name: table._asdict() for name, table in tables.items()}
     last.write_text(json.dumps({"machine": machine(), "tables": made}, indent=1) + "\n")
-    if PAGE.exists():
-        reporting.fill_in(PAGE, tables)
+    for page in PAGES:
+        reporting.fill_in(page, tables)
 
 
 if __name__ == "__main__":
