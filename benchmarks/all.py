@@ -25,7 +25,6 @@ from rich.table import Table
 HERE = Path(__file__).parent
 PAGES = HERE.parent / "docs" / "performance.md", HERE.parent / "README.md"
 LIGHTNING = "Trainer;loop;burner;Lightning"
-PEERS = "Trainer;torch;dcp"
 
 
 def commands(asked: argparse.Namespace) -> dict[str, list[str]]:
@@ -57,12 +56,11 @@ def short(asked: argparse.Namespace, size: dict[str, float]) -> dict[str, list[s
     peers, big = f"--peers={asked.peers}", f"--megabytes={size['stall-1200']}"
     three = "--arms=Trainer;burner;Lightning async"
     return {
-        "stall-300": ["stall.py", "--rounds=7", peers, f"--arms={LIGHTNING}", "--limit=240"],
+        "stall-300": ["stall.py", "--rounds=5", peers, "--limit=300"],
         "write": ["write_read.py", f"--mebibytes={size['write']}", "--rounds=5", "--again=0"],
         "memory": ["write_read.py", f"--memory={size['memory']}"],
         "aliases": ["aliases.py", f"--megabytes={size['aliases']}", peers],
         "stall-1200": ["stall.py", big, "--rounds=3", peers, three, "--limit=150"],
-        "stall-300-peers": ["stall.py", "--rounds=3", peers, f"--arms={PEERS}", "--limit=90"],
     }
 
 

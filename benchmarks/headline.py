@@ -13,7 +13,7 @@ NEEDS = {"stall-300", "write", "step_cost"}
 OTHERS = {
     "Lightning async": "Lightning's `AsyncCheckpointIO`",
     "Lightning sync": "Lightning",
-    "dcp.async_save, thread": "`dcp.async_save`",
+    "dcp.async_save, process": "`dcp.async_save`",
     "torch_checkpointing": "`torch_checkpointing`",
     "CPU burner, no save": "any thread that writes as much",
     "torch.save, fsync": "`torch.save` and fsync",
