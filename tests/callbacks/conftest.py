@@ -36,6 +36,7 @@ def make_trainer(**changes):
         "num_val_batches": [2],
         "num_sanity_val_batches": [1],
         "num_test_batches": [3],
+        "num_predict_batches": [2, 1],
     }
     return SimpleNamespace(**{**values, **changes})
 

@@ -266,7 +266,7 @@ def test_without_a_terminal_each_epoch_is_one_plain_line(trainer, capsys, kind):
 
 
 def test_without_a_terminal_an_evaluation_of_its_own_is_one_line(trainer, capsys):
-    """``validate`` and ``test`` outside of fit say what they did."""
+    """``validate``, ``test`` and ``predict`` outside of fit say what they did."""
     bar = Recording()
     bar.setup(trainer, None, "validate")
     validate(bar, trainer, 2, seconds=1)
@@ -276,10 +276,17 @@ def test_without_a_terminal_an_evaluation_of_its_own_is_one_line(trainer, capsys
         bar.clock.now += 0.25
         bar.on_test_batch_end(trainer, None, None, None, batch_idx)
     bar.on_test_end(trainer, None)
+    bar.setup(trainer, None, "predict")
+    bar.on_predict_start(trainer, None)
+    for loader, batch_idx in [(0, 0), (0, 1), (1, 0)]:
+        bar.clock.now += 1
+        bar.on_predict_batch_end(trainer, None, None, None, batch_idx, loader)
+    bar.on_predict_end(trainer, None)
 
     assert capsys.readouterr().out.splitlines() == [
         "Validation: 2/2 batches in 0:02 (1.0 it/s)",
         "Test: 3/3 batches in 0:01 (4.0 it/s)",
+        "Prediction: 3/3 batches in 0:03 (1.0 it/s)",
     ]
 
 

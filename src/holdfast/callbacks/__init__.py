@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from holdfast.callbacks.model_checkpoint import ModelCheckpoint
     from holdfast.callbacks.on_exception import OnExceptionCheckpoint
     from holdfast.callbacks.prediction_writer import BasePredictionWriter
-    from holdfast.callbacks.progress import ProgressBar, RichProgressBar, TQDMProgressBar
+    from holdfast.callbacks.progress import ProgressBar, RichProgressBar, RichProgressBarTheme, TQDMProgressBar
     from holdfast.callbacks.pruning import ModelPruning
     from holdfast.callbacks.spike_detection import SpikeDetection, TrainingSpikeException
     from holdfast.callbacks.stochastic_weight_averaging import StochasticWeightAveraging
@@ -33,6 +33,7 @@ _HOME_OF = {
     "ModelSummary": "summary",
     "ProgressBar": "progress",
     "RichProgressBar": "progress",
+    "RichProgressBarTheme": "progress",
     "TQDMProgressBar": "progress",
     "LearningRateMonitor": "lr_monitor",
     "Timer": "timer",
@@ -59,6 +60,7 @@ __all__ = [
     "ModelSummary",
     "ProgressBar",
     "RichProgressBar",
+    "RichProgressBarTheme",
     "TQDMProgressBar",
     "LearningRateMonitor",
     "Timer",

@@ -8,7 +8,6 @@ _LOOPS = "What runs is the trainer's own; hooks of the module and of callbacks a
 _ACCELERATOR = "Trainer(accelerator='cpu' or 'gpu') says it; torch.cuda tells what is there."
 _TUNER = "Try the values in fits of your own, with limit_train_batches= and enable_checkpointing=False."
 _CLI = "There is no LightningCLI: read arguments with argparse, and build the Trainer of them."
-_COLOURS = "RichProgressBar shows a terminal's own colours."
 
 ABSENT = {
     "lightning.Fabric": "holdfast.Checkpointer saves and resumes a training loop of your own.",
@@ -27,8 +26,6 @@ ABSENT = {
     "lightning.pytorch.callbacks.BatchSizeFinder": _TUNER,
     "lightning.pytorch.callbacks.Checkpoint": "Derive from ModelCheckpoint, or from Callback.",
     "lightning.pytorch.callbacks.checkpoint": "Derive from ModelCheckpoint, or from Callback.",
-    "lightning.pytorch.callbacks.RichProgressBarTheme": _COLOURS,
-    "lightning.pytorch.callbacks.progress.rich_progress.RichProgressBarTheme": _COLOURS,
     "lightning.pytorch.callbacks.lr_finder": _TUNER,
     "lightning.pytorch.callbacks.LearningRateFinder": _TUNER,
     "lightning.pytorch.accelerators": _ACCELERATOR,

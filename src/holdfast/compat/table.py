@@ -29,8 +29,8 @@ _CALLBACKS: Names = {
         "BackboneFinetuning", "BaseFinetuning", "BasePredictionWriter", "Callback", "DeviceStatsMonitor",
         "EMAWeightAveraging", "EarlyStopping", "GradientAccumulationScheduler", "LambdaCallback", "LearningRateMonitor",
         "ModelCheckpoint", "ModelPruning", "ModelSummary", "OnExceptionCheckpoint", "ProgressBar", "RichProgressBar",
-        "RichModelSummary=ModelSummary", "SpikeDetection", "StochasticWeightAveraging", "TQDMProgressBar",
-        "ThroughputMonitor", "Timer", "WeightAveraging",
+        "RichProgressBarTheme", "RichModelSummary=ModelSummary", "SpikeDetection", "StochasticWeightAveraging",
+        "TQDMProgressBar", "ThroughputMonitor", "Timer", "WeightAveraging",
     ),
 }  # fmt: skip
 _LOGGERS: Names = {"holdfast.loggers": ("CSVLogger", "Logger", "MLFlowLogger", "TensorBoardLogger", "WandbLogger")}
@@ -72,9 +72,11 @@ MODULES: dict[str, Names] = {
     "lightning.pytorch.callbacks.model_summary": _callback("ModelSummary"),
     "lightning.pytorch.callbacks.on_exception_checkpoint": _callback("OnExceptionCheckpoint"),
     "lightning.pytorch.callbacks.prediction_writer": _callback("BasePredictionWriter"),
-    "lightning.pytorch.callbacks.progress": _callback("ProgressBar", "RichProgressBar", "TQDMProgressBar"),
+    "lightning.pytorch.callbacks.progress": _callback(
+        "ProgressBar", "RichProgressBar", "RichProgressBarTheme", "TQDMProgressBar"
+    ),
     "lightning.pytorch.callbacks.progress.progress_bar": _callback("ProgressBar"),
-    "lightning.pytorch.callbacks.progress.rich_progress": _callback("RichProgressBar"),
+    "lightning.pytorch.callbacks.progress.rich_progress": _callback("RichProgressBar", "RichProgressBarTheme"),
     "lightning.pytorch.callbacks.progress.tqdm_progress": _callback("TQDMProgressBar"),
     "lightning.pytorch.callbacks.pruning": _callback("ModelPruning"),
     "lightning.pytorch.callbacks.rich_model_summary": _callback("RichModelSummary=ModelSummary"),

@@ -2,7 +2,7 @@
 
 from holdfast.callbacks.progress.line import Line
 from holdfast.callbacks.progress.progress_bar import ProgressBar
-from holdfast.callbacks.progress.rich_progress import RichProgressBar
+from holdfast.callbacks.progress.rich_progress import RichProgressBar, RichProgressBarTheme
 from holdfast.callbacks.progress.tqdm_progress import TQDMProgressBar
 
-__all__ = ["Line", "ProgressBar", "RichProgressBar", "TQDMProgressBar"]
+__all__ = ["Line", "ProgressBar", "RichProgressBar", "RichProgressBarTheme", "TQDMProgressBar"]

@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from holdfast.training.states import RunningStage
+
+FORMAT = ".4g"
+"""How a float is shown."""
 _HOUR, _MINUTE = 3600, 60
 
 
@@ -21,6 +25,7 @@ class Line:
         rate: Batches a second; None before there is one.
         metrics: To show, by name.
         saving: Whether a checkpoint is being written.
+        stage: What runs.
     """
 
     label: str
@@ -30,6 +35,7 @@ class Line:
     rate: float | None
     metrics: Mapping[str, Any] = field(default_factory=dict)
     saving: bool = False
+    stage: RunningStage = RunningStage.TRAINING
 
     @property
     def counts(self) -> str:
@@ -53,7 +59,11 @@ class Line:
     @property
     def facts(self) -> list[str]:
         """The metrics, and whether a save is under way."""
-        return [f"{name} {shown(value)}" for name, value in self.metrics.items()] + ["saving"] * self.saving
+        return self.facts_in(FORMAT)
+
+    def facts_in(self, form: str) -> list[str]:
+        """The same, with floats in a format of Python's."""
+        return [f"{name} {shown(value, form)}" for name, value in self.metrics.items()] + ["saving"] * self.saving
 
     def text(self) -> str:
         """The whole as one line of plain text."""
@@ -67,14 +77,15 @@ class Count:
     Args:
         label: Of its line.
         total: Batches in all; None where nobody knows.
-        done: Batches done before this process began.
         now: The time, in seconds on the clock that all its times are of.
+        stage: What runs.
+        done: Batches done before this process began.
     """
 
-    __slots__ = ("_began", "_first", "_paused", "done", "label", "total")
+    __slots__ = ("_began", "_first", "_paused", "done", "label", "stage", "total")
 
-    def __init__(self, label: str, total: int | None, now: float, *, done: int = 0) -> None:
-        self.label, self.total, self.done = label, total, done
+    def __init__(self, label: str, total: int | None, now: float, stage: RunningStage, *, done: int = 0) -> None:
+        self.label, self.total, self.stage, self.done = label, total, stage, done
         self._first, self._began = done, now
         self._paused: float | None = None
 
@@ -93,7 +104,7 @@ class Count:
         seconds = (now if self._paused is None else self._paused) - self._began
         new = self.done - self._first
         rate = new / seconds if new > 0 and seconds > 0 else None
-        return Line(self.label, self.done, self.total, seconds, rate, metrics, saving)
+        return Line(self.label, self.done, self.total, seconds, rate, metrics, saving, self.stage)
 
 
 def clock_time(seconds: float) -> str:
@@ -105,6 +116,6 @@ def clock_time(seconds: float) -> str:
     return f"{minutes}:{whole % _MINUTE:02}"
 
 
-def shown(value: Any) -> str:
-    """A metric as a bar shows it: four digits of a float, anything else as it is."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def shown(value: Any, form: str) -> str:
+    """A metric as a bar shows it: a float in that format, anything else as it is."""
+    return format(value, form) if isinstance(value, float) else str(value)

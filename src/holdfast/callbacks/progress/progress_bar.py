@@ -13,6 +13,7 @@ from holdfast.callbacks.callback import Callback
 from holdfast.callbacks.progress.line import Count, Line
 from holdfast.errors import ConfigError
 from holdfast.training.metrics import numbers
+from holdfast.training.states import RunningStage
 
 if TYPE_CHECKING:
     from holdfast.training.module import LightningModule
@@ -28,7 +29,8 @@ class ProgressBar(Callback):
     On a terminal the bar is drawn by time, at most ten times a second, and metrics are read only then. Elsewhere
     each epoch of training, and each evaluation outside of fit, is one plain line. Other ranks show nothing.
 
-    A kind of bar overrides ``show`` and ``close``; ``get_metrics`` may be overridden to choose what is shown.
+    A kind of bar overrides ``show`` and ``close``; ``get_metrics`` may be overridden to choose what is shown, and the
+    descriptions to choose what each line is called.
 
     Args:
         refresh_rate: 0 switches the bar off. Any other number is accepted and means nothing: the bar goes by time.
@@ -44,7 +46,8 @@ class ProgressBar(Callback):
     def __init__(self, refresh_rate: int = 1, leave: bool = False) -> None:
         if refresh_rate < 0:
             raise ConfigError(f"{type(self).__name__}: refresh_rate is 0 or more, not {refresh_rate!r}.")
-        self.leave = leave
+        self.refresh_rate, self.leave = refresh_rate, leave
+        self._trainer: Trainer | None = None
         self._enabled = refresh_rate > 0
         self._speaks = self._live = self._open = False
         self._fitting = self._checking = False
@@ -74,6 +77,49 @@ class ProgressBar(Callback):
         self._enabled = False
         self._stop()
 
+    @property
+    def trainer(self) -> Trainer:
+        """The trainer of the run under way, or of the last."""
+        if self._trainer is None:
+            raise RuntimeError(f"This {type(self).__name__} has seen no run yet.")
+        return self._trainer
+
+    @property
+    def total_train_batches(self) -> float:
+        """Batches of an epoch; infinite where the loader does not say."""
+        return self.trainer.num_training_batches
+
+    @property
+    def total_val_batches(self) -> float:
+        """Batches of a validation, or of the check before training, of all loaders."""
+        checking = self.trainer.sanity_checking
+        return sum(self.trainer.num_sanity_val_batches if checking else self.trainer.num_val_batches)
+
+    @property
+    def sanity_check_description(self) -> str:
+        """What the line of the check before training is called."""
+        return "Sanity check"
+
+    @property
+    def train_description(self) -> str:
+        """What the line of an epoch is called, before its number."""
+        return "Epoch"
+
+    @property
+    def validation_description(self) -> str:
+        """What the line of a validation is called."""
+        return "Validation"
+
+    @property
+    def test_description(self) -> str:
+        """What the line of a test is called."""
+        return "Test"
+
+    @property
+    def predict_description(self) -> str:
+        """What the line of a prediction is called."""
+        return "Prediction"
+
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, int | str | float]:
         """What to show beside the numbers of the bar: the logger's version, and what was logged with ``prog_bar``."""
         version = None if trainer.logger is None else trainer.logger.version
@@ -89,18 +135,20 @@ class ProgressBar(Callback):
     # For kinds of bars
 
     def show(self, lines: Sequence[Line], *, final: bool) -> None:
-        """Draw these lines in place of those drawn before; ``final`` ones are to stay on the screen."""
-        raise NotImplementedError
+        """Draw these lines in place of those drawn before; ``final`` ones are to stay on the screen.
+
+        By default nothing is drawn: a bar of your own may draw from its hooks instead.
+        """
 
     def close(self) -> None:
         """Give the terminal back, with what was drawn last. Called only after ``show``."""
-        raise NotImplementedError
 
     # Hooks
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find out where it speaks."""
         self._stop()  # the run before may have ended where no hook was called
+        self._trainer = trainer
         self._speaks = trainer.is_global_zero
         self._live = self._speaks and _terminal()
         self._fitting, self._checking = stage == "fit", False
@@ -122,8 +170,8 @@ class ProgressBar(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count anew, from where the loop is."""
         assert trainer.loop is not None, "a fit has a loop"
-        label, total = f"Epoch {trainer.current_epoch}", _total(trainer, "num_training_batches")
-        self._train = Count(label, total, self.clock(), done=trainer.loop.batch)
+        label, total = f"{self.train_description} {trainer.current_epoch}", _total(trainer, "num_training_batches")
+        self._train = Count(label, total, self.clock(), RunningStage.TRAINING, done=trainer.loop.batch)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -150,9 +198,10 @@ class ProgressBar(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count beside the training, whose time stands still."""
         if self._checking:
-            self._begin("Sanity check", _total(trainer, "num_sanity_val_batches"))
+            total = _total(trainer, "num_sanity_val_batches")
+            self._begin(RunningStage.SANITY_CHECKING, self.sanity_check_description, total)
         else:
-            self._begin("Validation", _total(trainer, "num_val_batches"))
+            self._begin(RunningStage.VALIDATING, self.validation_description, _total(trainer, "num_val_batches"))
 
     def on_validation_batch_end(
         self,
@@ -172,7 +221,7 @@ class ProgressBar(Callback):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count."""
-        self._begin("Test", _total(trainer, "num_test_batches"))
+        self._begin(RunningStage.TESTING, self.test_description, _total(trainer, "num_test_batches"))
 
     def on_test_batch_end(
         self,
@@ -190,6 +239,26 @@ class ProgressBar(Callback):
         """Leave the result."""
         self._end(trainer, pl_module)
 
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count."""
+        self._begin(RunningStage.PREDICTING, self.predict_description, _total(trainer, "num_predict_batches"))
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count."""
+        self._count(trainer, pl_module)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the result."""
+        self._end(trainer, pl_module)
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Give the terminal back."""
         self._stop()
@@ -200,11 +269,11 @@ class ProgressBar(Callback):
 
     # What they share
 
-    def _begin(self, label: str, total: int | None) -> None:
+    def _begin(self, stage: RunningStage, label: str, total: int | None) -> None:
         now = self.clock()
         if self._train is not None:
             self._train.pause(now)
-        self._other = Count(label, total, now)
+        self._other = Count(label, total, now, stage)
 
     def _count(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._other.done += 1  # type: ignore[union-attr]  # as in on_train_batch_end

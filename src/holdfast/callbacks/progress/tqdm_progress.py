@@ -11,10 +11,11 @@ from typing import Any
 from holdfast.callbacks.progress.line import Line
 from holdfast.callbacks.progress.progress_bar import ProgressBar
 from holdfast.errors import ConfigError
+from holdfast.training.states import RunningStage
 
 
 class TQDMProgressBar(ProgressBar):
-    """A bar drawn by tqdm.
+    """A bar drawn by tqdm. Each line is what one of its ``init_..._tqdm`` makes, which may be overridden.
 
     Args:
         refresh_rate: See ``ProgressBar``.
@@ -24,6 +25,9 @@ class TQDMProgressBar(ProgressBar):
     Raises:
         ConfigError: tqdm is not installed.
     """
+
+    # The rate and the time left are ours: tqdm's own would count validations and what was done before a resume.
+    BAR_FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
 
     def __init__(self, refresh_rate: int = 1, process_position: int = 0, leave: bool = False) -> None:
         super().__init__(refresh_rate, leave)
@@ -47,10 +51,11 @@ class TQDMProgressBar(ProgressBar):
             bar.close()
         for index, line in enumerate(lines):
             if index == len(self._bars):
-                self._bars.append(self._new(line, index))
+                self._bars.append(self._new(line.stage))
             bar = self._bars[index]
             bar.n, bar.total = line.done, line.total
-            bar.set_description_str(line.label, refresh=False)
+            if line.stage is RunningStage.TRAINING:  # only its label changes: the others' may be a program's own
+                bar.set_description_str(line.label, refresh=False)
             bar.set_postfix_str(", ".join(filter(None, [line.speed, line.left, *line.facts])), refresh=False)
             bar.refresh()
         if final:
@@ -61,14 +66,42 @@ class TQDMProgressBar(ProgressBar):
         while self._bars:
             self._bars.pop().close()
 
-    def _new(self, line: Line, index: int) -> Any:
-        # The rate and the time left are ours: tqdm's own would count validations and what was done before a resume.
+    def init_sanity_tqdm(self) -> Any:
+        """Make the tqdm bar of the check before training."""
+        return self._made(self.sanity_check_description)
+
+    def init_train_tqdm(self) -> Any:
+        """Make that of an epoch; which epoch is said in it later."""
+        return self._made(self.train_description)
+
+    def init_validation_tqdm(self) -> Any:
+        """Make that of a validation."""
+        return self._made(self.validation_description)
+
+    def init_test_tqdm(self) -> Any:
+        """Make that of a test."""
+        return self._made(self.test_description)
+
+    def init_predict_tqdm(self) -> Any:
+        """Make that of a prediction."""
+        return self._made(self.predict_description)
+
+    def _new(self, stage: RunningStage) -> Any:
+        return {
+            RunningStage.SANITY_CHECKING: self.init_sanity_tqdm,
+            RunningStage.TRAINING: self.init_train_tqdm,
+            RunningStage.VALIDATING: self.init_validation_tqdm,
+            RunningStage.TESTING: self.init_test_tqdm,
+            RunningStage.PREDICTING: self.init_predict_tqdm,
+        }[stage]()
+
+    def _made(self, description: str) -> Any:
         return import_module("tqdm").tqdm(
-            total=line.total,
-            desc=line.label,
+            desc=description,
             file=sys.stdout,
             leave=True,
             dynamic_ncols=True,
-            position=self.process_position + index,
-            bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}",
+            position=self.process_position + len(self._bars),
+            bar_format=self.BAR_FORMAT,
+            delay=1e-9,  # above 0, it does not draw itself before it is told what to show
         )
