@@ -1,14 +1,15 @@
-"""A model's summary as an object that programs ask and print. Runs nothing through the model."""
+"""A model's summary as an object that programs ask and print."""
 
 from __future__ import annotations
 
 from torch import nn
 
-from holdfast.callbacks.summary import Layer, layers
+from holdfast.callbacks.layer_sizes import Size, sizes
+from holdfast.callbacks.summary import layers, texts
 
 
 class ModelSummary:
-    """What a module consists of.
+    """What a module consists of. Its ``example_input_array``, if it has one, runs through it: ``layer_sizes``.
 
     Args:
         model: The module.
@@ -17,7 +18,9 @@ class ModelSummary:
 
     def __init__(self, model: nn.Module, max_depth: int = 1) -> None:
         self.max_depth = max_depth
-        *self._layers, self._whole = layers(model, max_depth=max_depth)
+        example = getattr(model, "example_input_array", None)
+        seen = {} if example is None else sizes(model, example)
+        *self._layers, self._whole = layers(model, max_depth=max_depth, seen=seen)
 
     @property
     def layer_names(self) -> list[str]:
@@ -35,6 +38,16 @@ class ModelSummary:
         return [layer.parameters for layer in self._layers]
 
     @property
+    def in_sizes(self) -> list[Size]:
+        """The shape of what each layer is given, several as a list; ``"?"`` where it is not known."""
+        return [layer.in_size for layer in self._layers]
+
+    @property
+    def out_sizes(self) -> list[Size]:
+        """The same of what it returns."""
+        return [layer.out_size for layer in self._layers]
+
+    @property
     def total_parameters(self) -> int:
         """How many numbers all parameters hold."""
         return self._whole.parameters
@@ -50,8 +63,7 @@ class ModelSummary:
         return self._whole.bytes / 1e6
 
     def __str__(self) -> str:
-        rows: list[Layer] = [*self._layers, self._whole]
-        return "\n".join("  ".join(row.cells()).strip() for row in rows)
+        return "\n".join("  ".join(row).strip() for row in texts([*self._layers, self._whole]))
 
 
 def summarize(lightning_module: nn.Module, max_depth: int = 1) -> ModelSummary:
