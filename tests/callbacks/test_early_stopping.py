@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from holdfast.callbacks import EarlyStopping
+from holdfast.callbacks import EarlyStopping, EarlyStoppingReason
 from holdfast.errors import ConfigError
 
 NAN = math.nan
@@ -75,20 +75,39 @@ def test_equal_scores_are_no_improvement_whatever_their_precision(trainer):
 
 
 @pytest.mark.parametrize(
-    ("options", "scores", "why"),
+    ("options", "scores", "reason", "why"),
     [
-        ({"patience": 1}, [1.0, 2.0], "loss did not improve in 1 check: the best was 1, it is 2"),
-        ({"patience": 2, "min_delta": 0.5}, [1.0, 1.0, 1.0], "loss did not improve by more than 0.5 in 2 checks"),
-        ({}, [2.0, NAN], "loss is nan (the best was 2)"),
-        ({"stopping_threshold": 0.5}, [2.0, 0.25], "loss is 0.25, which reaches the stopping_threshold of 0.5"),
-        ({"divergence_threshold": 5}, [2.0, 6.0], "loss is 6, worse than the divergence_threshold of 5"),
+        ({"patience": 1}, [1.0, 2.0], "PATIENCE_EXHAUSTED", "loss did not improve in 1 check: the best was 1, it is 2"),
+        (
+            {"patience": 2, "min_delta": 0.5},
+            [1.0, 1.0, 1.0],
+            "PATIENCE_EXHAUSTED",
+            "loss did not improve by more than 0.5 in 2 checks",
+        ),
+        ({}, [2.0, NAN], "NON_FINITE_METRIC", "loss is nan (the best was 2)"),
+        (
+            {"stopping_threshold": 0.5},
+            [2.0, 0.25],
+            "STOPPING_THRESHOLD",
+            "loss is 0.25, which reaches the stopping_threshold of 0.5",
+        ),
+        (
+            {"divergence_threshold": 5},
+            [2.0, 6.0],
+            "DIVERGENCE_THRESHOLD",
+            "loss is 6, worse than the divergence_threshold of 5",
+        ),
     ],
 )
-def test_one_line_says_why(trainer, caplog, options, scores, why):
-    """The end of training writes one line, with the reason and the epoch."""
+def test_one_line_says_why(trainer, caplog, options, scores, reason, why):
+    """The end of training writes one line, with the reason and the epoch; programs read the reason off the callback."""
     caplog.set_level(logging.INFO, "holdfast")
+    stopping = EarlyStopping("loss", **options)
+    assert stopping.stopping_reason is EarlyStoppingReason.NOT_STOPPED
 
-    stopped = stops_at(EarlyStopping("loss", **options), trainer, scores)
+    stopped = stops_at(stopping, trainer, scores)
+    assert stopping.stopping_reason is EarlyStoppingReason[reason]
+    assert stopping.stopping_reason_message.startswith(why)
 
     [line] = [record.getMessage() for record in caplog.records]
     assert line.startswith(f"early stopping: {why}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 import warnings
 from argparse import Namespace
@@ -14,9 +15,16 @@ from torch import nn
 
 import holdfast
 from holdfast.compat import hparams_files, migrating, rank_zero, seeding, tensors, types
-from holdfast.compat.boring_classes import BoringDataModule, BoringModel, DemoModel, RandomIterableDatasetWithLen
+from holdfast.compat.boring_classes import (
+    BoringDataModule,
+    BoringDataModuleNoLen,
+    BoringModel,
+    DemoModel,
+    RandomIterableDatasetWithLen,
+)
 from holdfast.compat.overriding import is_overridden
 from holdfast.compat.summary import summarize
+from holdfast.compat.workers import suggested_max_num_workers
 from holdfast.errors import ConfigError
 
 
@@ -163,6 +171,16 @@ def test_a_summary_counts_and_prints():
     assert "l1  Linear  132" in str(found)
 
 
+def test_a_summary_knows_sizes_where_there_is_an_example():
+    """By layer, and in what is printed."""
+    net = BoringModel()
+    assert (summarize(net).in_sizes, summarize(net).out_sizes) == (["?"], ["?"])
+    net.example_input_array = torch.ones(5, 32)
+    found = summarize(net)
+    assert (found.in_sizes, found.out_sizes) == ([[5, 32]], [[5, 2]])
+    assert "[5, 32]  [5, 2]" in str(found)
+
+
 def test_words_equal_their_text_in_any_case():
     """Enums that programs compare with strings."""
     assert types.GradClipAlgorithmType.NORM == "Norm"
@@ -191,3 +209,24 @@ def test_the_demo_datasets_have_their_sizes():
     data = RandomIterableDatasetWithLen(size=3, count=4)
     assert len(data) == len(list(data)) == 4
     assert next(iter(data)).shape == (3,)
+
+
+def test_a_datamodule_that_does_not_say_its_size_is_trained_on_whole(tmp_path):
+    """64 batches for each stage, and no loader has a length."""
+    data = BoringDataModuleNoLen()
+    trainer = holdfast.Trainer(
+        default_root_dir=tmp_path, max_epochs=1, logger=False, enable_progress_bar=False, enable_model_summary=False,
+        num_sanity_val_steps=0, enable_checkpointing=False, accelerator="cpu",
+    )  # fmt: skip
+    trainer.fit(BoringModel(), datamodule=data)
+    assert trainer.global_step == 64
+    with pytest.raises(TypeError, match="len"):
+        len(data.train_dataloader())
+
+
+def test_workers_are_suggested_by_the_share_of_a_rank(monkeypatch):
+    """One processor of a rank's share is its own; there is always one worker."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(16)), raising=False)
+    assert [suggested_max_num_workers(ranks) for ranks in (1, 2, 8, 16, 99)] == [15, 7, 1, 1, 1]
+    with pytest.raises(ConfigError, match="local_world_size is 1 or more"):
+        suggested_max_num_workers(0)

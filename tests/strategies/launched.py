@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from holdfast import LightningModule, Trainer, seed_everything
+from holdfast import LightningDataModule, LightningModule, Trainer, seed_everything
 from holdfast.callbacks import EarlyStopping, ModelCheckpoint
 from holdfast.loggers import CSVLogger
 
@@ -98,10 +98,52 @@ def spawned(strategy: str, folder: str, does: str) -> dict[str, Any]:
 
 def on_host(folder: str) -> dict[str, Any]:
     """As a child of the fork server, which plays a host on which a script is started once."""
+    become_host()
+    return run("ddp", folder, again=False, hosts=2)
+
+
+def become_host() -> None:
+    """Know of the job what such a host knows."""
     os.environ["NODE_RANK"] = os.environ.pop("RANK")
     for name in ("LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
         os.environ.pop(name)
-    return run("ddp", folder, again=False, hosts=2)
+
+
+class Prepared(LightningDataModule):
+    """Says who has prepared it.
+
+    Args:
+        per_node: On every host.
+        said: Where to say so.
+    """
+
+    def __init__(self, per_node: bool, said: list[str]) -> None:
+        super().__init__()
+        self.prepare_data_per_node, self.said = per_node, said
+
+    def prepare_data(self) -> None:
+        self.said.append("data")
+
+    def val_dataloader(self) -> DataLoader:
+        return rows()
+
+
+def preparing(folder: str) -> list[list[str]]:
+    """On one of two hosts: who was prepared, where the datamodule is for each host, and where the module is."""
+    become_host()
+    trainer = Trainer(
+        accelerator="cpu", strategy="ddp", devices=1, num_nodes=2, logger=False, enable_progress_bar=False,
+        default_root_dir=folder,
+    )  # fmt: skip
+    all_said = []
+    for per_node in (True, False):
+        said: list[str] = []
+        module = Small()
+        module.prepare_data_per_node = not per_node
+        module.prepare_data = lambda said=said: said.append("module")
+        trainer.validate(module, datamodule=Prepared(per_node, said), verbose=False)
+        all_said.append(said)
+    return all_said
 
 
 if __name__ == "__main__":

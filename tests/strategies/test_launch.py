@@ -110,6 +110,13 @@ def test_a_script_that_is_started_on_two_hosts_is_one_job(ranks, tmp_path):
     assert {**one, "rank": 0} == zero
 
 
+def test_what_is_not_prepared_for_each_host_is_prepared_once(ranks, tmp_path):
+    """``prepare_data_per_node = False``, of a datamodule and of a module: the second host leaves it to the first."""
+    zero, one = (rank.value for rank in ranks.run("launched:preparing", str(tmp_path), size=2))
+    assert zero == [["data", "module"]] * 2
+    assert one == [["data"], ["module"]]
+
+
 def test_spawned_ranks_bring_home_what_they_have_done(ranks, tmp_path):
     """The same of processes that begin anew."""
     (one,) = ranks.run("launched:spawned", "ddp_spawn", str(tmp_path), "trains", size=1, patience=150)

@@ -14,6 +14,7 @@ import torch
 import holdfast as L
 from holdfast.callbacks import ModelCheckpoint
 from holdfast.errors import ConfigError, NotFound
+from holdfast.state.signals import Terminated
 from small_fits import Net, fit, names, read, steps
 
 HERE = Path(__file__).parent
@@ -312,8 +313,9 @@ def test_a_signal_during_the_last_save_is_not_lost(tmp_path):
         def on_fit_end(self, trainer, pl_module):
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(SystemExit) as raised:
+    with pytest.raises(Terminated) as raised:
         fit(tmp_path, Late(), ModelCheckpoint(tmp_path))
+    assert isinstance(raised.value, SystemExit)
     assert raised.value.code == 143
     assert names(tmp_path) == ["epoch=1-step=8.ckpt"]
 

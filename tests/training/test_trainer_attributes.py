@@ -228,6 +228,33 @@ def test_clipping_set_between_fits_and_within_one_counts_from_there_on(tmp_path)
         runs.gradient_clip_val = -1
 
 
+def test_loops_are_read_as_programs_do(tmp_path):
+    """How many batches an evaluation has, what a prediction has returned so far, whether a fit is done."""
+
+    class Predicts(Tiny):
+        def predict_step(self, batch, batch_idx, dataloader_idx=0):
+            seen.append(len(self.trainer.predict_loop.predictions))
+            return batch_idx
+
+    seen = []
+    module, runs = Predicts(), quiet(tmp_path, max_epochs=1)
+    assert (runs.fit_loop.done, runs.validate_loop.num_dataloaders, runs.predict_loop.predictions) == (False, 0, [])
+    runs.fit(module)
+    assert runs.fit_loop.done
+    runs.fit_loop.max_epochs = 2
+    assert not runs.fit_loop.done
+    assert runs.validate_loop.max_batches == runs.fit_loop.epoch_loop.val_loop.max_batches == [3]
+    assert (runs.validate_loop.num_dataloaders, runs.test_loop.num_dataloaders) == (1, 0)
+
+    runs.predict(module, module.train_dataloader())
+    assert runs.predict_loop.predictions == [0, 1, 2]
+    assert seen == [0, 1, 2]
+    runs.predict(module, [module.train_dataloader()] * 2)
+    assert runs.predict_loop.predictions == [[0, 1, 2]] * 2
+    runs.predict(module, module.train_dataloader(), return_predictions=False)
+    assert runs.predict_loop.predictions == []
+
+
 def test_what_is_logged_can_be_read_at_once(tmp_path):
     """Numbers for the bar; tensors for loggers, though none is there and the step is none at which one writes."""
 

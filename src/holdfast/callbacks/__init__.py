@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from holdfast.callbacks.accumulation_scheduler import GradientAccumulationScheduler
     from holdfast.callbacks.callback import Callback
     from holdfast.callbacks.device_stats import DeviceStatsMonitor
-    from holdfast.callbacks.early_stopping import EarlyStopping
+    from holdfast.callbacks.early_stopping import EarlyStopping, EarlyStoppingReason
     from holdfast.callbacks.finetuning import BackboneFinetuning, BaseFinetuning
     from holdfast.callbacks.lambda_callback import LambdaCallback
     from holdfast.callbacks.lr_monitor import LearningRateMonitor
@@ -29,6 +29,7 @@ _HOME_OF = {
     "Callback": "callback",
     "ModelCheckpoint": "model_checkpoint",
     "EarlyStopping": "early_stopping",
+    "EarlyStoppingReason": "early_stopping",
     "OnExceptionCheckpoint": "on_exception",
     "ModelSummary": "summary",
     "ProgressBar": "progress",
@@ -56,6 +57,7 @@ __all__ = [
     "Callback",
     "ModelCheckpoint",
     "EarlyStopping",
+    "EarlyStoppingReason",
     "OnExceptionCheckpoint",
     "ModelSummary",
     "ProgressBar",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -14,6 +15,16 @@ from holdfast.log import logger
 if TYPE_CHECKING:
     from holdfast.training.module import LightningModule
     from holdfast.training.trainer import Trainer
+
+
+class EarlyStoppingReason(Enum):
+    """Why ``EarlyStopping`` has stopped a fit."""
+
+    NOT_STOPPED = 0
+    STOPPING_THRESHOLD = 1
+    DIVERGENCE_THRESHOLD = 2
+    PATIENCE_EXHAUSTED = 3
+    NON_FINITE_METRIC = 4
 
 
 class EarlyStopping(Callback):
@@ -34,7 +45,8 @@ class EarlyStopping(Callback):
         log_rank_zero_only: Whether only rank 0 writes lines.
 
     ``wait_count`` is the number of checks in a row without anything better, ``best_score`` the best value,
-    ``stopped_epoch`` the epoch in which it stopped (0 if it did not), ``stopping_reason_message`` why.
+    ``stopped_epoch`` the epoch in which it stopped (0 if it did not), ``stopping_reason`` why (an
+    ``EarlyStoppingReason``), ``stopping_reason_message`` the same as a sentence (None if it did not).
 
     Raises:
         ConfigError: Arguments make no sense; all of it in one error. Or, while training, the metric is missing.
@@ -64,6 +76,7 @@ class EarlyStopping(Callback):
         self.wait_count = 0
         self.stopped_epoch = 0
         self.best_score = torch.tensor(math.inf if mode == "min" else -math.inf, dtype=torch.float64)
+        self.stopping_reason = EarlyStoppingReason.NOT_STOPPED
         self.stopping_reason_message: str | None = None
         self._training = False
         self._at_epoch_end = True
@@ -128,34 +141,37 @@ class EarlyStopping(Callback):
             self._missing(trainer)
             return
         current = float(metrics[self.monitor])
-        reason = self._reason(current)
+        stop = self._at_once(current)
         best = float(self.best_score)
-        if reason is None and self._better(current, best):
+        if stop is None and self._better(current, best):
             self.best_score = torch.tensor(current, dtype=torch.float64)
             self.wait_count = 0
             if self.verbose:
                 since = "" if math.isinf(best) else f", after {best:g}"
                 self._say(trainer, f"{self.monitor} improved to {current:g}{since}")
-        elif reason is None:
+        elif stop is None:
             self.wait_count += 1
             if self.wait_count >= self.patience:
-                reason = self._exhausted(current, best)
-        if reason is not None:
+                stop = EarlyStoppingReason.PATIENCE_EXHAUSTED, self._exhausted(current, best)
+        if stop is not None:
             trainer.should_stop = True
             self.stopped_epoch = trainer.current_epoch
-            self.stopping_reason_message = reason
-            self._say(trainer, f"{reason}; training stops in epoch {trainer.current_epoch}")
+            self.stopping_reason, self.stopping_reason_message = stop
+            self._say(trainer, f"{stop[1]}; training stops in epoch {trainer.current_epoch}")
 
-    def _reason(self, current: float) -> str | None:
+    def _at_once(self, current: float) -> tuple[EarlyStoppingReason, str] | None:
         """Why to stop at once, whatever was before."""
         lower = self.mode == "min"
         reached, limit = self.stopping_threshold, self.divergence_threshold
         if self.check_finite and not math.isfinite(current):
-            return f"{self.monitor} is {current:g} (the best was {float(self.best_score):g})"
+            said = f"{self.monitor} is {current:g} (the best was {float(self.best_score):g})"
+            return EarlyStoppingReason.NON_FINITE_METRIC, said
         if reached is not None and (current <= reached if lower else current >= reached):
-            return f"{self.monitor} is {current:g}, which reaches the stopping_threshold of {reached:g}"
+            said = f"{self.monitor} is {current:g}, which reaches the stopping_threshold of {reached:g}"
+            return EarlyStoppingReason.STOPPING_THRESHOLD, said
         if limit is not None and (current > limit if lower else current < limit):
-            return f"{self.monitor} is {current:g}, worse than the divergence_threshold of {limit:g}"
+            said = f"{self.monitor} is {current:g}, worse than the divergence_threshold of {limit:g}"
+            return EarlyStoppingReason.DIVERGENCE_THRESHOLD, said
         return None
 
     def _better(self, current: float, best: float) -> bool:

@@ -41,7 +41,8 @@ ABSENT = {
     "lightning.pytorch.plugins.io": "holdfast.store is what writes checkpoints.",
     "lightning.pytorch.loggers": _LOGGER,
     "lightning.pytorch.serve": "torch.export takes a LightningModule as any module.",
-    "lightning.pytorch.utilities.exceptions.SIGTERMException": "SIGTERM ends a fit with SystemExit(143).",
+    "lightning.pytorch.utilities.model_summary.LayerSummary": "ModelSummary has lists of what all layers are.",
+    "lightning.pytorch.utilities.model_summary.model_summary.LayerSummary": "ModelSummary has lists of what all are.",
 }
 """The beginning of a full name, to what to use instead; the longest that fits is taken."""
 

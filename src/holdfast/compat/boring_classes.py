@@ -177,8 +177,30 @@ class BoringDataModule(LightningDataModule):
         """64 batches of one sample."""
         return DataLoader(self.random_predict)
 
-    def _quarter(self, index: int) -> Subset[Tensor]:
+    def _quarter(self, index: int) -> Dataset[Tensor]:
         return Subset(self.random_full, range(_SAMPLES * index, _SAMPLES * (index + 1)))
+
+
+class _Unsized(IterableDataset[Tensor]):
+    """The samples of a dataset, of which it does not say how many.
+
+    Args:
+        dataset: The dataset.
+        count: How many.
+    """
+
+    def __init__(self, dataset: Dataset[Tensor], count: int) -> None:
+        self.dataset, self.count = dataset, count
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self.dataset[index] for index in range(self.count))
+
+
+class BoringDataModuleNoLen(BoringDataModule):
+    """The same, by loaders that do not say how many batches they have."""
+
+    def _quarter(self, index: int) -> Dataset[Tensor]:
+        return _Unsized(super()._quarter(index), _SAMPLES)
 
 
 class DemoModel(LightningModule):

@@ -47,7 +47,7 @@ _RANK_ZERO_MAIN: Names = {
 _PATHS: Names = {"holdfast.compat.types": ("_DEVICE", "_MAP_LOCATION_TYPE", "_PATH", "Optimizable")}
 _SUMMARY: Names = {"holdfast.compat.summary": ("ModelSummary", "summarize")}
 _DEMOS = (
-    "BoringDataModule", "BoringModel", "DemoModel", "ManualOptimBoringModel",
+    "BoringDataModule", "BoringDataModuleNoLen", "BoringModel", "DemoModel", "ManualOptimBoringModel",
     "RandomDataset", "RandomDictDataset", "RandomIterableDataset", "RandomIterableDatasetWithLen",
 )  # fmt: skip
 
@@ -63,7 +63,7 @@ MODULES: dict[str, Names] = {
     "lightning.pytorch.callbacks": _CALLBACKS,
     "lightning.pytorch.callbacks.callback": _callback("Callback"),
     "lightning.pytorch.callbacks.device_stats_monitor": _callback("DeviceStatsMonitor"),
-    "lightning.pytorch.callbacks.early_stopping": _callback("EarlyStopping"),
+    "lightning.pytorch.callbacks.early_stopping": _callback("EarlyStopping", "EarlyStoppingReason"),
     "lightning.pytorch.callbacks.finetuning": _callback("BackboneFinetuning", "BaseFinetuning"),
     "lightning.pytorch.callbacks.gradient_accumulation_scheduler": _callback("GradientAccumulationScheduler"),
     "lightning.pytorch.callbacks.lambda_function": _callback("LambdaCallback"),
@@ -149,10 +149,14 @@ MODULES: dict[str, Names] = {
         "holdfast.training.hparams": ("AttributeDict",),
         "holdfast.compat.tensors": ("grad_norm", "move_data_to_device"),
         "holdfast.compat.types": ("GradClipAlgorithmType", "LightningEnum"),
+        "holdfast.compat.workers": ("suggested_max_num_workers",),
     },
     "lightning.pytorch.utilities.combined_loader": {"holdfast.training.combined_loader": ("CombinedLoader",)},
     "lightning.pytorch.utilities.enums": {"holdfast.compat.types": ("GradClipAlgorithmType", "LightningEnum")},
-    "lightning.pytorch.utilities.exceptions": {"holdfast.errors": ("MisconfigurationException=ConfigError",)},
+    "lightning.pytorch.utilities.exceptions": {
+        "holdfast.errors": ("MisconfigurationException=ConfigError",),
+        "holdfast.state.signals": ("SIGTERMException=Terminated",),
+    },
     "lightning.pytorch.utilities.grads": {"holdfast.compat.tensors": ("grad_norm",)},
     "lightning.pytorch.utilities.memory": {
         "holdfast.compat.tensors": ("garbage_collection_cuda", "is_oom_error", "recursive_detach"),

@@ -18,6 +18,10 @@ _UNCATCHABLE = ("SIGKILL", "SIGSTOP")
 _UP, _DOWN = b"1", b"0"
 
 
+class Terminated(SystemExit):
+    """What a fit ends with after SIGTERM: its state is durable, and the shell is told the signal."""
+
+
 def exit_code(sig: int) -> int:
     """The exit code by which a shell knows that signal ``sig`` ended a process: 128 + its number."""
     return 128 + int(sig)

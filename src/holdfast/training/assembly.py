@@ -111,10 +111,9 @@ class Assembly(Facts):
             self._agree_on_versions()
         if self._profiler is not None:
             self._profiler.setup(stage, self.local_rank if self.world_size > 1 else None, self.log_dir)
-        if self.local_rank == 0:  # once a host: what is prepared lies on its disk
-            if datamodule is not None:
-                datamodule.prepare_data()
-            model.prepare_data()
+        for owner in (datamodule, model):  # once a host, where what is prepared lies on its disk
+            if owner is not None and (self.local_rank if owner.prepare_data_per_node else self.global_rank) == 0:
+                owner.prepare_data()
         self.strategy.group.barrier(phase="prepare_data")
         if datamodule is not None:
             datamodule.setup(stage=stage)

@@ -15,7 +15,7 @@ from holdfast.callbacks.callback import Callback
 from holdfast.callbacks.early_stopping import EarlyStopping
 from holdfast.callbacks.model_checkpoint import ModelCheckpoint
 from holdfast.training.defaults import loggers_of, sizes_of
-from holdfast.training.loop_view import FitLoopView
+from holdfast.training.loop_view import EvaluationView, FitLoopView
 from holdfast.training.metric_values import numbers
 from holdfast.training.settings import Settings
 from holdfast.training.states import RunningStage, TrainerFn, TrainerState, TrainerStatus
@@ -353,6 +353,21 @@ class Facts(Settings):
     def fit_loop(self) -> FitLoopView:
         """What programs read of the loop of a fit, and set in it."""
         return FitLoopView(self)
+
+    @property
+    def validate_loop(self) -> EvaluationView:
+        """What programs read of a validation."""
+        return EvaluationView(self._validation)
+
+    @property
+    def test_loop(self) -> EvaluationView:
+        """What programs read of a test."""
+        return EvaluationView(self._test)
+
+    @property
+    def predict_loop(self) -> EvaluationView:
+        """What programs read of a prediction."""
+        return EvaluationView(self._prediction)
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         """Print on rank 0."""

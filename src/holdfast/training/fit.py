@@ -152,14 +152,14 @@ class FitLoop(Stepping):
 
     def run(self) -> None:
         """Train, unless there is nothing left to do."""
-        if self.batches.size == 0 or (self._done() and not self._within):
+        if self.batches.size == 0 or (self.done and not self._within):
             return
         self.running = True
         if self.complete:
             self._next_epoch()
         self.hooks.call("on_train_start")
         self.restore_random()
-        while self._within or not self._done():
+        while self._within or not self.done:
             self._run_epoch()
         self.running = False
         self.fence()
@@ -187,7 +187,7 @@ class FitLoop(Stepping):
         self.agreement.poll()
         self.consider(Event.TRAIN_EPOCH_END)
         self.epoch_ended = True
-        if not self._done():
+        if not self.done:
             self._next_epoch()
 
     def _next_epoch(self) -> None:
@@ -311,7 +311,8 @@ class FitLoop(Stepping):
         maximum = self.limits.max_steps
         return (maximum is not None and self.steps >= maximum) or self._stops(self.epoch)
 
-    def _done(self) -> bool:
+    @property
+    def done(self) -> bool:
         """Whether to stop between epochs."""
         return bool(self.limits.reached(self.progress)) or self._stops(self.epoch + self.complete)
 

@@ -1,11 +1,14 @@
-"""``trainer.fit_loop``: what programs read of a fit's loop, and the few limits that they set in it. Holds nothing."""
+"""``trainer.fit_loop`` and its kin: what programs read of a loop, and the few limits that they set. Holds nothing."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from holdfast.training.defaults import sizes_of
+
 if TYPE_CHECKING:
+    from holdfast.training.evaluate import Evaluation
     from holdfast.training.facts import Facts
 
 _LIMITS = ("max_epochs", "min_epochs", "max_steps", "min_steps")
@@ -94,6 +97,35 @@ class _View:
         return -1 if loop is None else loop.total_batches - loop.at_boundary
 
 
+class EvaluationView:
+    """``trainer.validate_loop``, ``trainer.test_loop`` and ``trainer.predict_loop``.
+
+    Args:
+        evaluation: The evaluation; None before the first.
+    """
+
+    __slots__ = ("_evaluation",)
+
+    def __init__(self, evaluation: Evaluation | None) -> None:
+        self._evaluation = evaluation
+
+    @property
+    def num_dataloaders(self) -> int:
+        """How many loaders it reads."""
+        return 0 if self._evaluation is None else len(self._evaluation.loaders)
+
+    @property
+    def max_batches(self) -> list[float]:
+        """Batches of each; infinite where one does not say."""
+        return [] if self._evaluation is None else sizes_of(self._evaluation)
+
+    @property
+    def predictions(self) -> list[Any]:
+        """What the steps of a prediction have returned, batch by batch; for several loaders a list of each."""
+        outputs = [] if self._evaluation is None else self._evaluation.outputs
+        return outputs[0] if len(outputs) == 1 else outputs
+
+
 class EpochLoopView(_View):
     """``fit_loop.epoch_loop``: the batches of an epoch."""
 
@@ -114,6 +146,11 @@ class EpochLoopView(_View):
         return Counted(_counts(loop.total_batches, within), _counts(loop.batch, within))
 
     @property
+    def val_loop(self) -> EvaluationView:
+        """The validation within the fit."""
+        return self._trainer.validate_loop
+
+    @property
     def _batches_that_stepped(self) -> int:
         """Batches that ended with a step: what loggers count by, and programs read although its name is private."""
         loop = self._trainer.loop
@@ -129,6 +166,12 @@ class FitLoopView(_View):
     def epoch_loop(self) -> EpochLoopView:
         """Its inner loop."""
         return EpochLoopView(self._trainer)
+
+    @property
+    def done(self) -> bool:
+        """Whether a limit is reached, or somebody's wish to stop counts: no epoch begins any more."""
+        loop = self._trainer.loop
+        return self._trainer._brought is not None if loop is None else loop.done
 
     @property
     def max_batches(self) -> float:

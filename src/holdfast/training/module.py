@@ -26,9 +26,11 @@ class LightningModule(HyperparametersMixin, ModuleHooks, nn.Module):
 
     ``automatic_optimization = False`` in ``__init__`` hands ``zero_grad``, ``manual_backward`` and ``step`` over to
     ``training_step``. ``strict_loading = False``, in the class or in ``__init__``, lets checkpoints lack keys.
+    ``prepare_data_per_node = False`` has ``prepare_data`` run on one host alone, and not on each.
     """
 
     strict_loading: bool = True
+    prepare_data_per_node: bool = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -167,7 +169,7 @@ class LightningModule(HyperparametersMixin, ModuleHooks, nn.Module):
     # Set-up
 
     def prepare_data(self) -> None:
-        """Download and such, in one process alone."""
+        """Download and such, in one process of each host (of all hosts, without ``prepare_data_per_node``)."""
 
     def setup(self, stage: str) -> None:
         """Before anything else, in every process; ``stage`` is fit, validate, test or predict."""

@@ -23,7 +23,7 @@ from holdfast.errors import ConfigError, HoldfastError, SaveFailed
 from holdfast.log import logger
 from holdfast.policy.values import Event, Moment, Progress, Record, Request, Score, Tally
 from holdfast.policy.what import What
-from holdfast.state.signals import Signals, exit_code
+from holdfast.state.signals import Signals, Terminated, exit_code
 from holdfast.store import LocalStore
 from holdfast.training.agreement import Agreement
 from holdfast.training.by_path import ByPath
@@ -198,7 +198,7 @@ class Saving:
         Raises:
             SaveFailed: A save failed for the third time in a row, or at the end.
             ConfigError: What ranks or names a checkpoint was never logged.
-            SystemExit: After SIGTERM, when the state is durable; KeyboardInterrupt after SIGINT.
+            Terminated: After SIGTERM, when the state is durable; KeyboardInterrupt after SIGINT.
         """
         pending = self._agreement.signal
         bare = event is Event.BATCH_END and pending is None
@@ -395,4 +395,4 @@ class Saving:
 def _end(pending: signal.Signals) -> NoReturn:
     if pending is signal.SIGINT:
         raise KeyboardInterrupt
-    raise SystemExit(exit_code(pending))
+    raise (Terminated if pending is signal.SIGTERM else SystemExit)(exit_code(pending))

@@ -167,6 +167,11 @@ class Settings(ABC):
         return self.strategy.world.size
 
     @property
+    def distributed_sampler_kwargs(self) -> dict[str, int] | None:
+        """What a ``DistributedSampler`` of one's own is to be told; None where there is one process."""
+        return None if self.world_size == 1 else {"num_replicas": self.world_size, "rank": self.global_rank}
+
+    @property
     def is_global_zero(self) -> bool:
         """Whether this is the process that speaks for all."""
         return self.global_rank == 0
