@@ -143,17 +143,23 @@ class Meddles(Callback):
             part_here(pl_module.second.weight).data.mul_(2)
 
 
-def saved(folder: str, size: int, meddles: bool) -> dict[str, Any]:
-    """A fit that saves each step; whether what this rank finds in each folder is what it held at that step's end."""
+def fitted_with(oracle: Oracle, strategy: Any, folder: str, size: int, *callbacks: Callback) -> tuple[Any, list[str]]:
+    """A fit that saves each step, and what is said of saves that failed."""
     seed_everything(1, verbose=False)
-    oracle, saver = Oracle(), ModelCheckpoint(folder, every_n_train_steps=1, save_top_k=-1)
-    callbacks = [oracle, *([Meddles()] if meddles else []), saver]
-    strategy = FSDPStrategy(state_dict_type="sharded")
-    fitted = trainer(strategy, size, max_steps=6, max_epochs=-1, callbacks=callbacks, enable_checkpointing=None)
+    saver = ModelCheckpoint(folder, every_n_train_steps=1, save_top_k=-1)
+    options = {"callbacks": [oracle, *callbacks, saver], "enable_checkpointing": None}
+    fitted = trainer(strategy, size, max_steps=6, max_epochs=-1, **options)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", SaveFailedWarning)
         fitted.fit(Wide(), loader(size))
     fitted.strategy.group.barrier(phase="all saved")
+    return fitted, [str(one.message) for one in caught if one.category is SaveFailedWarning]
+
+
+def saved(folder: str, size: int, meddles: bool) -> dict[str, Any]:
+    """By fsdp: whether what this rank finds in each folder is what it held at that step's end."""
+    oracle, strategy = Oracle(), FSDPStrategy(state_dict_type="sharded")
+    fitted, said = fitted_with(oracle, strategy, folder, size, *([Meddles()] if meddles else []))
     wrong, steps = [], []
     for path in sorted(Path(folder).glob("*.ckpt")):
         steps.append(step := int(path.name.partition("step=")[2].removesuffix(".ckpt")))
@@ -164,7 +170,23 @@ def saved(folder: str, size: int, meddles: bool) -> dict[str, Any]:
                 here = whole[rows * fitted.global_rank : rows * (fitted.global_rank + 1)] if rows else whole
                 if not torch.equal(here, part):
                     wrong.append([step, name])
-    said = [str(one.message) for one in caught if one.category is SaveFailedWarning]
+    return {"wrong": wrong, "steps": steps, "said": said}
+
+
+def saved_by_ddp(folder: str, size: int) -> dict[str, Any]:
+    """By ddp, which writes one file on rank 0: whether this rank held at each step's end what is in it."""
+    oracle = Oracle()
+    fitted, said = fitted_with(oracle, DDPStrategy(), folder, size)
+    names = [name for name, _ in fitted.lightning_module.named_parameters()]
+    wrong, steps = [], []
+    for path in sorted(Path(folder).glob("*.ckpt")):
+        steps.append(step := int(path.name.partition("step=")[2].removesuffix(".ckpt")))
+        root = torch.load(path, weights_only=True)
+        found = {f"model.{name}": tensor for name, tensor in root["state_dict"].items()}
+        for index, of in root["optimizer_states"][0]["state"].items():
+            found |= {f"optimizer.state.{names[index]}.{key}": tensor for key, tensor in of.items()}
+        assert found.keys() == oracle.kept[step].keys()
+        wrong += [[step, name] for name, part in oracle.kept[step].items() if not torch.equal(found[name], part)]
     return {"wrong": wrong, "steps": steps, "said": said}
 
 

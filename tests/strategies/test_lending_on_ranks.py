@@ -1,4 +1,4 @@
-"""What fsdp divides is read in place by each rank's save: never torn, and no rank waits for another's disk for long."""
+"""What ranks train is read in place by their saves: never torn, and no rank waits for another's disk for long."""
 
 from __future__ import annotations
 
@@ -53,6 +53,12 @@ def test_a_folder_holds_what_each_rank_held_at_its_steps_end(ranks, tmp_path, me
     if 3 not in zero["steps"]:  # it was read before the change otherwise
         assert "model.second.weight changed while being read" in one["said"][0]
         assert "rank 1" in zero["said"][0]
+
+
+def test_a_file_holds_what_all_ranks_held_at_its_steps_end(ranks, tmp_path):
+    """By ddp rank 0 reads the weights and their optimizer's state in place, while all ranks train on."""
+    for rank in ranks.run("lendings:saved_by_ddp", str(tmp_path), 2, size=2):
+        assert rank.value == {"wrong": [], "steps": [1, 2, 3, 4, 5, 6], "said": []}
 
 
 def test_pain_44_a_disk_that_does_not_answer_holds_up_no_other_rank_for_long(ranks, tmp_path):
