@@ -79,7 +79,7 @@ ENDS = {signal.SIGTERM: (143, ["finally"]), signal.SIGINT: (130, ["KeyboardInter
 def test_a_signal_saves_the_very_step_then_ends_the_process(sig, place, step, forks, uninterrupted, tmp_path):
     """In the middle of a step or a validation: that step is durable, `finally` runs, and a resume goes on exactly."""
     code, said = signalled(forks, tmp_path, place, step, sig)
-    assert said[0] == f"{sig.name}: saving after this step, then stopping; send it again to stop at once"
+    assert said[0] == f"holdfast: {sig.name}: saving after this step, then stopping; send it again to stop at once"
     assert (code, said[-len(ENDS[sig][1]) :]) == ENDS[sig]
     (record,) = listing(tmp_path).records
     assert (record.names, record.progress.steps, record.reason) == (("last.ckpt",), step, sig.name)

@@ -15,7 +15,7 @@ import pytest
 from holdfast.errors import ConfigError
 from holdfast.state.signals import Signals, exit_code
 
-NOTICE = "{}: saving after this step, then stopping; send it again to stop at once\n"
+NOTICE = "holdfast: {}: saving after this step, then stopping; send it again to stop at once\n"
 
 
 @contextmanager

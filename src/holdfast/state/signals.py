@@ -178,7 +178,7 @@ class Signals:
             return
         self.pending = sig
         if not forked:
-            line = f"{sig.name}: saving after this step, then stopping; send it again to stop at once\n"
+            line = f"holdfast: {sig.name}: saving after this step, then stopping; send it again to stop at once\n"
             # A closed stderr must not raise at whatever line of the training this handler has interrupted.
             with contextlib.suppress(OSError):
                 os.write(2, line.encode())
