@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from checkpointer.loop import Gone, facts, kept, listing
-from holdfast import Checkpointer, SaveFailed, best, every, everything, last, never
+from holdfast import Checkpointer, ConfigError, SaveFailed, best, every, everything, last, never
 from holdfast.catalog import publish
 from holdfast.catalog.folder import Folder
 from holdfast.catalog.ledger import LEDGER
@@ -248,6 +248,24 @@ def test_a_changed_policy_sees_the_same_records(tmp_path):
         (9, ("epoch=0-step=9.ckpt",)),
         (12, ("last.ckpt",)),
     ]
+
+
+def test_rules_that_rank_by_something_new_let_nothing_go_until_it_is_measured(tmp_path):
+    """A misspelt metric is found at the first validation, and twice misspelt as well: the best are there still."""
+    go(tmp_path, 3, which=best(2, "val_loss") | last(1), scores={1: 0.1, 2: 0.2, 3: 0.3})
+    before = {inode for inode, _ in contents(tmp_path).values()}
+    for misspelt in ("val_los", "vall_loss"):
+        with pytest.raises(ConfigError, match=misspelt):
+            go(tmp_path, 9, "epoch=0-step=2.ckpt", which=best(2, misspelt) | last(1), scores={9: 0.4})
+        assert before <= {inode for inode, _ in contents(tmp_path).values()}
+    with Checkpointer(tmp_path, when=every(steps=1), which=best(1, "accuracy", "max") | last(1)) as ckpt:
+        ckpt.resume(model=torch.nn.Linear(2, 1))
+        ckpt.step()
+        ckpt.validated({"accuracy": 0.5})
+        for _ in range(3):
+            ckpt.step()
+    found = listing(tmp_path).records
+    assert [r.scores for r in found] == [{"accuracy": 0.5}, {}], "and what is let go is not kept for ever"
 
 
 def test_resuming_from_another_folder_starts_a_run_with_a_parent(tmp_path):

@@ -193,6 +193,17 @@ def promised(listing: Listing, run: str) -> dict[str, str]:
     return kept
 
 
+def ranked_before(listing: Listing, run: str) -> set[str]:
+    """Ids of a run's checkpoints that have a score by which the rules ranked that they were saved under."""
+    ranked = set()
+    for record in listing.of_run(run):
+        for rules in listing.saved_under.get(record.id, {}).values():
+            with suppress(ConfigError):  # rules of a later version
+                if not record.scores.keys().isdisjoint(Which.from_json(rules).metrics):
+                    ranked.add(record.id)
+    return ranked
+
+
 def _own_rules(listing: Listing, run: str) -> Iterator[Which]:
     """The rules by which a run said that it keeps; not those that only a later version understands."""
     for rules in listing.rules.get(run, {}).values():

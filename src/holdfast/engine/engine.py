@@ -100,7 +100,8 @@ class Engine:
         self.mover: Mover = beside.mover if beside else Mover(
             capture, group or Solo(), commit_timeout=commit_timeout, memory=memory
         )  # fmt: skip
-        self.shelf = Shelf(folder, run, report)
+        metrics = {metric for policy in self.policies for metric in policy.which.metrics}
+        self.shelf = Shelf(folder, run, metrics=metrics, report=report)
         self._on_error = on_error
         self._when_busy = when_busy
         self._saved = saved

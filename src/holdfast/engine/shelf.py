@@ -58,10 +58,18 @@ class Shelf:
     Args:
         folder: Where.
         run: The run, as it is in this folder.
+        metrics: Those that the rules rank by.
         report: Takes one line for each save.
     """
 
-    def __init__(self, folder: Folder, run: Run, report: Callable[[str], None] = lambda line: None) -> None:
+    def __init__(
+        self,
+        folder: Folder,
+        run: Run,
+        *,
+        metrics: Collection[str] = (),
+        report: Callable[[str], None] = lambda line: None,
+    ) -> None:
         self.folder = folder
         self.run = run
         self._report = report
@@ -73,6 +81,9 @@ class Shelf:
         listing = folder.scan()
         own = listing.of_run(run.ref.id)
         self._promised = resolve.promised(listing, run.ref.id)
+        # A misspelt metric is found at the first validation, and is to cost nothing until then.
+        self._unmeasured = set(metrics).difference(*(r.scores for r in own))
+        self._ranked = resolve.ranked_before(listing, run.ref.id) if self._unmeasured else set()
         self.sequence = max((r.sequence for r in own), default=0)
         self.abandoned = {r.id for r in own if run.source is not None and r.order > run.source.order}
 
@@ -85,11 +96,20 @@ class Shelf:
         return expected(own, wanted.plan, wanted.moment, run=self.run.ref.id, sequence=self.sequence)
 
     def protected(self) -> dict[str, str]:
-        """What was promised to be kept for good, and the checkpoint resumed from until two newer ones are durable."""
+        """What is not to go yet, and why.
+
+        That is what was promised to be kept for good; the checkpoint resumed from, until two newer ones are durable;
+        and what earlier rules ranked, until the metrics that the rules of now rank by have been measured.
+        """
+        kept = dict(self._promised)
+        if self._ranked:
+            self._unmeasured.difference_update(*(r.scores for r in self.folder.scan().of_run(self.run.ref.id)))
+            why = f"not measured yet, to rank by: {', '.join(sorted(self._unmeasured))}"
+            kept.update(dict.fromkeys(self._ranked, why) if self._unmeasured else {})
         source = self.run.source
         if source is None or len(self._durable) >= 2:
-            return self._promised
-        return {**self._promised, source.id: "the run went on from it"}
+            return kept
+        return {**kept, source.id: "the run went on from it"}
 
     def publish(self, wanted: Wanted, written: Sequence[tuple[Save, Work, Sink | Draft]]) -> list[Record]:
         """The commit point of each checkpoint, then what may go. Evictions wait for a flawless publish.
