@@ -429,6 +429,20 @@ def test_a_second_process_resuming_while_the_first_lives_gets_a_run_of_its_own(f
     assert [r.progress.steps for r in found.of_run(other["id"])] == [3, 4]
 
 
+def test_a_run_that_begins_beside_a_live_one_says_so(tmp_path, caplog):
+    """It may be a job that was started twice. Of runs that are over nothing is said."""
+    model = torch.nn.Linear(2, 1)
+    with Checkpointer(tmp_path, when=never()) as one, Checkpointer(tmp_path, when=never()) as two:
+        one.resume(model=model)
+        assert "alive" not in caplog.text
+        two.resume(model=model)
+    (said,) = (message for message in caplog.messages if "alive" in message)
+    assert f"'{tmp_path}/.holdfast/{runs(tmp_path)[0]['id']}.lease'" in said
+    go(tmp_path, 1, gone=True)
+    go(tmp_path, 2)
+    assert caplog.text.count("alive") == 1
+
+
 def test_going_on_with_an_older_run_makes_it_the_newest(tmp_path):
     """Resumed by path, the older run is what `auto`, `last` and `best` mean from then on, ledger or no ledger."""
     go(tmp_path, 2)

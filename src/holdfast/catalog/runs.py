@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from holdfast.catalog import directories
-from holdfast.catalog.folder import Folder
+from holdfast.catalog.folder import Folder, Listing
 from holdfast.catalog.manifest import RunRef
 from holdfast.errors import HoldfastError, StoreError
 from holdfast.log import logger
@@ -106,8 +106,10 @@ def begin(
             if source is not None:
                 took = {"id": source.id, "name": source.names[0] if source.names else ""}
                 folder.ledger.write("resumed", run=run.ref.id, attempt=run.ref.attempt, **took)
-            run.latest = folder.scan().runs[run.ref.id].attempt
+            listing = folder.scan()
+            run.latest = listing.runs[run.ref.id].attempt
             _sweep(folder, run)
+            _tell_of_others(folder, listing, run)
         except BaseException:
             if lease is not None:
                 lease.release()  # this process may try again, and is to find the run free
@@ -166,6 +168,19 @@ def _lease(folder: Folder, run: str) -> Lock | None:
 def lease_name(run: str) -> str:
     """The name of the lock that the process which is ``run`` holds."""
     return f".holdfast/{run}.lease"
+
+
+def _tell_of_others(folder: Folder, listing: Listing, run: Run) -> None:
+    """Say which other runs are at work in the folder: a job may have been started twice."""
+    for other in listing.runs.keys() - listing.ended - {run.ref.id}:
+        if is_alive(folder, other):
+            logger.warning(
+                "another run is alive in this folder: '%s/%s' names its process. This one is a run of its own beside "
+                "it: neither lets go of the other's checkpoints, and last.ckpt is of the one that saved last. If that "
+                "is not meant, end one of the two",
+                folder.store.root,
+                lease_name(other),
+            )
 
 
 def _sweep(folder: Folder, run: Run) -> None:
