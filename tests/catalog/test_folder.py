@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -299,7 +300,23 @@ def test_a_checkpoint_damaged_after_it_was_listed_is_noticed_by_its_time(folder)
     assert folder.scan().records == ()
 
 
-def test_a_file_that_cannot_be_read_is_corrupt_and_stops_nothing(folder):
+class Denied(LocalStore):
+    """A store with checkpoints of another user's."""
+
+    def open(self, name):
+        raise StoreError("open", f"{self.root}/{name}", PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+
+
+def test_a_file_that_cannot_be_read_is_not_called_corrupt(folder):
+    """It may be whole: who may read it, is to find that out."""
+    making.put(folder, making.manifest(1), "a.ckpt", told=False)
+    (stranger,) = Folder(Denied(folder.store.root)).scan().strangers
+    assert stranger.verdict is Verdict.UNREADABLE
+    assert stranger.why == f"cannot open '{folder.store.root}/a.ckpt': Permission denied"
+    assert steps(folder.scan()) == [1]
+
+
+def test_what_is_no_file_stops_nothing(folder):
     """A folder that bears a checkpoint's name, or a link to nowhere, does not keep others from being listed."""
     making.put(folder, making.manifest(1), "a.ckpt")
     Path(folder.store.root, "nowhere.ckpt").symlink_to("gone")

@@ -191,7 +191,18 @@ def test_an_empty_folder_is_no_error(tmp_path: Path) -> None:
         "checkpoints": [],
         "strangers": [],
         "unfinished": [],
+        "below": [],
     }
+
+
+def test_folders_of_checkpoints_within_it_are_named(tmp_path: Path) -> None:
+    """Who gives the folder above their runs hears where they are."""
+    for name in ("b", "a/1"):
+        put(Folder(LocalStore(tmp_path / name)), manifest(100))
+    heading = "folders of checkpoints below it, each with a list of its own"
+    assert ls(tmp_path).output == f"no checkpoints in {tmp_path}\n\n{heading}\n{tmp_path}/a/1\n{tmp_path}/b\n"
+    assert document(tmp_path)["below"] == ["a/1", "b"]
+    assert heading not in ls(tmp_path / "b").output
 
 
 def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:

@@ -121,6 +121,7 @@ def test_what_is_not_there_is_not_success(root: Path, tmp_path: Path) -> None:
     assert files(tmp_path / "empty", exit=11)[0]["why"] == "there is no checkpoint of Holdfast's in this folder"
     (tmp_path / "empty" / "other.ckpt").write_bytes(b"not ours")
     assert [f["verdict"] for f in files(tmp_path / "empty", exit=11)] == ["foreign", "missing"]
+    assert files(root.parent, exit=11)[-1]["why"].endswith(f"in this folder, but below it are others: {root}")
 
 
 def test_what_cannot_be_read_is_not_called_corrupt(tmp_path: Path) -> None:

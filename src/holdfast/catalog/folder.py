@@ -52,6 +52,7 @@ class Listing:
         ended: Ids of the runs whose latest attempt ended clean.
         rules: Run to policy name to the rules by which it keeps, as ``Which.to_json`` writes them.
         saved_under: Id of a checkpoint to such rules of its run, by policy name, when it was saved.
+        below: Folders of checkpoints below this one: each has a ledger of its own.
     """
 
     records: tuple[Record, ...] = ()
@@ -62,6 +63,7 @@ class Listing:
     ended: frozenset[str] = frozenset()
     rules: Mapping[str, Mapping[str, list[Any]]] = field(default_factory=dict)
     saved_under: Mapping[str, Mapping[str, list[Any]]] = field(default_factory=dict)
+    below: tuple[str, ...] = ()
 
     def of_run(self, run: str) -> tuple[Record, ...]:
         """The records of one run, oldest first."""
@@ -121,9 +123,10 @@ class Folder:
         files: dict[str, list[Entry]] = {}
         strangers, leftovers, taken = [], [], set()
         entries = directories.folded(self.store, self.store.list())
-        others = tuple({e.name.partition("/.holdfast/")[0] + "/" for e in entries if "/.holdfast/" in e.name})
+        below = {e.name.partition("/.holdfast/")[0] for e in entries if "/.holdfast/" in e.name}
+        inside = tuple(f"{name}/" for name in below)
         for entry in entries:
-            if entry.name.startswith(others):
+            if entry.name.startswith(inside):
                 continue  # another folder of checkpoints, below this one: it has its own ledger
             taken.add(entry.name)
             if entry.name.startswith(".holdfast/"):
@@ -149,6 +152,7 @@ class Folder:
             ended=frozenset(self._ended),
             rules=dict(self._rules),
             saved_under=dict(self._saved_under),
+            below=tuple(sorted(below)),
         )
 
     @contextmanager
@@ -226,7 +230,7 @@ class Folder:
         except StoreError as error:
             if directories.entry_of(self.store, entry.name) is None:
                 return None
-            return Stranger(entry.name, entry.bytes, Verdict.CORRUPT, f"it cannot be read: {error}")
+            return Stranger(entry.name, entry.bytes, Verdict.UNREADABLE, str(error).rstrip("."))
         if found is None:
             if entry.name in self._ours:
                 why = "the ledger says that Holdfast wrote it, and nothing of that is left"

@@ -129,8 +129,9 @@ def refuse_wrecks(folder: Folder, listing: Listing, newest: Record | None) -> No
     wrecks = [s for s in listing.strangers if s.was is not None and whole(s.was) and s.was.saved_at > since]
     for wreck in sorted(wrecks, key=lambda s: s.was.saved_at if s.was else 0.0, reverse=True)[:1]:
         assert wreck.was is not None, "only those are among them"
+        state = "is corrupt" if wreck.verdict is Verdict.CORRUPT else "cannot be read"
         raise Corrupt(
-            f"is corrupt: {wreck.why}. It was the newest, of step {wreck.was.progress.steps:,}.",
+            f"{state}: {wreck.why}. It was the newest, of step {wreck.was.progress.steps:,}.",
             checkpoint=f"{folder.store.root}/{wreck.name}",
             good=newest_good(listing.records),
             remedy="Name that one, or use 'auto' (with a Checkpointer: resume()), which goes back to the newest that "
@@ -255,7 +256,7 @@ def _cost(found: Found[T]) -> str:
 
 def _newer_wrecks(listed: Iterable[tuple[Folder, Listing]], found: Record | None) -> list[Passed]:
     """Files that are no checkpoints any more, without those known to be older than what was found."""
-    wrecks = [(f, s) for f, listing in listed for s in listing.strangers if s.verdict is Verdict.CORRUPT]
+    wrecks = [(f, s) for f, listing in listed for s in listing.strangers if s.verdict is not Verdict.FOREIGN]
     newer = [(f, s) for f, s in wrecks if s.was is None or found is None or s.was.order > found.order]
     return [Passed(f, s.name, s.why, s.was.progress.steps if s.was else None) for f, s in newer]
 

@@ -31,6 +31,7 @@ class Verdict(Enum):
     WHOLE = "whole"
     CORRUPT = "corrupt"
     FOREIGN = "foreign"
+    UNREADABLE = "unreadable"
 
 
 @dataclass(frozen=True)

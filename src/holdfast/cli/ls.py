@@ -28,7 +28,7 @@ def ls(directory: str, *, as_json: bool) -> None:
 
     Shows of each the scores that were measured at its own step, and why it is kept. Those that the
     rules would let go for one more that is newer and better than all go "next". Files that bear a
-    checkpoint's name and are none, and unfinished ones, come below.
+    checkpoint's name and are none, unfinished ones, and folders of checkpoints within DIR come below.
 
     Nothing is changed, and no checkpoint is read through: "holdfast verify" does that.
     """
@@ -65,6 +65,7 @@ def document(listing: Listing, *, directory: str, now: float) -> dict[str, Any]:
             {"name": s.name, "verdict": s.verdict.value, "why": s.why, "bytes": s.bytes} for s in listing.strangers
         ],
         "unfinished": list(listing.leftovers),
+        "below": list(listing.below),
     }
 
 
@@ -109,6 +110,9 @@ def _show(listing: Listing, directory: str, now: float) -> None:
     if listing.leftovers:
         click.echo("\nunfinished: being written, or left by a crash, and then the next run removes them")
         click.echo("\n".join(map(text.plain, listing.leftovers)))
+    if listing.below:
+        click.echo("\nfolders of checkpoints below it, each with a list of its own")
+        click.echo("\n".join(text.plain(places.within(directory, name)) for name in listing.below))
 
 
 def _table(listing: Listing, now: float) -> Table:

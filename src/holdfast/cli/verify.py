@@ -126,7 +126,9 @@ def _look_at(path: str, homes: _Homes, report: Callable[[str], None]) -> Iterato
             results.append(replace(result, names=names, named=False))
     yield from results
     if all(result.verdict == "foreign" for result in results):
-        yield Result(path, "missing", "there is no checkpoint of Holdfast's in this folder")
+        why = "there is no checkpoint of Holdfast's in this folder"
+        first = ", ".join(places.within(path, name) for name in listing.below[:3])
+        yield Result(path, "missing", f"{why}, but below it are others: {first}" if first else why)
 
 
 def _scanned(homes: _Homes, root: str) -> tuple[Folder, Listing]:
