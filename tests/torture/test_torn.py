@@ -187,7 +187,7 @@ def change(dice, tensors, net, optimizer):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return kind(dice, net, optimizer) if kind in meddling.KINDS else kind(dice, tensors)
-    except (RuntimeError, TypeError, ValueError, IndexError) as refused:
+    except (RuntimeError, TypeError, ValueError, IndexError, KeyError) as refused:  # a parameter was renamed
         return f"{kind.__name__}: {refused}"
 
 
