@@ -29,7 +29,7 @@ _CALLBACKS: Names = {
         "BackboneFinetuning", "BaseFinetuning", "BasePredictionWriter", "Callback", "DeviceStatsMonitor",
         "EMAWeightAveraging", "EarlyStopping", "GradientAccumulationScheduler", "LambdaCallback", "LearningRateMonitor",
         "ModelCheckpoint", "ModelPruning", "ModelSummary", "OnExceptionCheckpoint", "ProgressBar", "RichProgressBar",
-        "RichProgressBarTheme", "RichModelSummary=ModelSummary", "SpikeDetection", "StochasticWeightAveraging",
+        "RichModelSummary=ModelSummary", "SpikeDetection", "StochasticWeightAveraging",
         "TQDMProgressBar", "ThroughputMonitor", "Timer", "WeightAveraging",
     ),
 }  # fmt: skip
@@ -72,9 +72,7 @@ MODULES: dict[str, Names] = {
     "lightning.pytorch.callbacks.model_summary": _callback("ModelSummary"),
     "lightning.pytorch.callbacks.on_exception_checkpoint": _callback("OnExceptionCheckpoint"),
     "lightning.pytorch.callbacks.prediction_writer": _callback("BasePredictionWriter"),
-    "lightning.pytorch.callbacks.progress": _callback(
-        "ProgressBar", "RichProgressBar", "RichProgressBarTheme", "TQDMProgressBar"
-    ),
+    "lightning.pytorch.callbacks.progress": _callback("ProgressBar", "RichProgressBar", "TQDMProgressBar"),
     "lightning.pytorch.callbacks.progress.progress_bar": _callback("ProgressBar"),
     "lightning.pytorch.callbacks.progress.rich_progress": _callback("RichProgressBar", "RichProgressBarTheme"),
     "lightning.pytorch.callbacks.progress.tqdm_progress": _callback("TQDMProgressBar"),
