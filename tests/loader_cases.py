@@ -22,7 +22,7 @@ from torch.utils.data import (
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from holdfast.state import random as random_state
-from holdfast.state.loaders import feed
+from holdfast.state.loaders import feed, tell_epoch
 from holdfast.state.samplers import GlobalSampler
 
 SAMPLES = 23
@@ -184,9 +184,7 @@ class Run:
         """What comes, up to ``count`` epochs or to (epoch, batches); (epoch, batch, what training drew) each."""
         seen = []
         while self.epoch < count:
-            for sampler in (self.loader.sampler, self.loader.batch_sampler):
-                if hasattr(sampler, "set_epoch"):
-                    sampler.set_epoch(self.epoch)
+            tell_epoch(self.feed.loader, self.epoch)
             for batch in self.feed.begin(self.size):
                 seen.append((self.epoch, plain(batch), torch.rand(()).item(), random.random()))
                 self.done += 1

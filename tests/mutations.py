@@ -400,8 +400,8 @@ MUTATIONS = (
         "I10",
         "a save at the last batch of a stateful loader loses an epoch",
         "state/feeds.py",
-        "        return started(self._loader)\n\n    def _now",
-        "        return source\n\n    def _now",
+        "        return started(self.loader)\n\n    @property",
+        "        return source\n\n    @property",
         "tests/state/test_loader_workers.py::test_a_loader_with_a_state_loses_no_epoch",
     ),
     Mutation(

@@ -9,6 +9,8 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from holdfast.state.samplers import GlobalSampler
 from holdfast.strategies.sharing import shared_out
+from holdfast.training.combined import combined
+from holdfast.training.data import Batches
 from loader_cases import Backwards, Numbers, Run, seed_all, seeded, stored
 
 pytestmark = pytest.mark.filterwarnings("ignore:.set_vital. is deprecated")
@@ -119,8 +121,48 @@ def test_a_place_of_a_loaders_own_is_none_among_other_ranks(size):
     stopped.epochs(3, (1, 1))
     with pytest.warns(UserWarning, match=f"kept its place on 2 ranks.*, which is none on {size} rank.*thrown away"):
         assert gone_on(ranks("shuffled", size, 77, StatefulDataLoader), [stopped.state()] * size) == whole[4:]
-    with pytest.warns(UserWarning, match="only where the order was shared by ranks and still is"):
-        Run(one_process("shuffled", loader=StatefulDataLoader)).go_on(stored(stopped.state()))
+
+
+@pytest.mark.parametrize("loader", [StatefulDataLoader, Subclass])
+@pytest.mark.parametrize("kind", ["shuffled", "weighted"])
+def test_one_process_goes_on_for_ranks_by_loaders_with_a_place_of_their_own(kind, loader, recwarn):
+    """Without a strategy for ranks: from within an epoch, which is said, and its end; and so does what goes on then."""
+    whole = together(ranks(kind, 2, 5, loader))
+    stopped = ranks(kind, 2, 5, loader)[0]
+    stopped.epochs(3, (1, 3))
+    state = stored({"epoch": 2, "done": 0, "feed": stopped.feed.state_dict(3, over=True)})
+    assert gone_on([Run(one_process(kind, loader=loader))], [state]) == whole[6:]
+    assert not [one for one in recwarn if "Going on" in str(one.message)]
+    stopped = ranks(kind, 2, 5, loader)[0]
+    stopped.epochs(3, (0, 2))
+    alone, again = (Run(one_process(kind, loader=loader)) for _ in range(2))
+    alone.go_on(stored(stopped.state()))
+    alone.epochs(3, (1, 1))
+    assert gone_on([again], [alone.state()]) == whole[4:]
+    assert [one for one in recwarn if "thrown away" in str(one.message)]
+
+
+def test_one_process_goes_on_for_ranks_by_loaders_side_by_side():
+    """The shorter one begins again in the order that it has in that epoch."""
+
+    def both(size, rank=None):
+        each = {name: DataLoader(range(count), BATCH // size, shuffle=True) for name, count in (("a", 24), ("b", 16))}
+        if rank is not None:
+            each = shared_out(each, rank=rank, size=size, training=True, seed=5)
+        return Batches(combined(each, "train"), 3)
+
+    def epochs(runs, first):
+        for epoch in range(first, 3):
+            for run in runs:
+                run.set_epoch(epoch)
+            for parts in zip(*(run.iterate() for run in runs), strict=True):
+                yield {name: sorted(one for part in parts for one in part[name].tolist()) for name in "ab"}
+
+    whole = list(epochs([both(2, 0), both(2, 1)], 0))
+    stopped, alone = both(2, 0), both(1)
+    list(stopped.iterate())
+    alone.feed.load_state_dict(stored(stopped.feed.state_dict(3, over=True)))
+    assert list(epochs([alone], 1)) == whole[3:]
 
 
 def test_an_order_that_ranks_share_is_the_same_whatever_their_number_by_a_sampler_of_ours():

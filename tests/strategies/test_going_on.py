@@ -87,9 +87,13 @@ def test_another_world_goes_on_with_the_same_samples_in_the_same_batches(whole, 
 
 
 def test_one_process_goes_on_with_what_two_ranks_have_saved(whole, ranks):
-    """Without any strategy for many ranks: the order of samples is theirs."""
+    """Without any strategy for many ranks: the order of samples is theirs, of loaders that are asked for anew too."""
     _, folder, _, steps = whole
-    calls = [["single_device", f"{folder}/alone", f"{folder}/steps/epoch=1-step=8.ckpt", {"max_epochs": 2}]]
+    calls = [
+        ["single_device", f"{folder}/alone", f"{folder}/steps/epoch=1-step=8.ckpt", {"max_epochs": 3, **options}]
+        for options in ({}, {"reload_dataloaders_every_n_epochs": 1, "seed": 77})
+    ]
     (one,) = ranks.run("courses:several", calls, 1, size=1)
-    assert one.log.count(f"not exactly: {INEXACT.format(1)}") == 1
-    assert seen_by_all([one.value[0]]) == seen_by_all(steps, epoch=1, first=2)
+    assert one.log.count(f"not exactly: {INEXACT.format(1)}") == 2
+    for run in one.value:
+        assert seen_by_all([run]) == {at: batch for at, batch in seen_by_all(steps).items() if at >= (1, 2)}

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from torch.utils.data import DataLoader
 
 from holdfast.state import generators, random
-from holdfast.state.samplers import GlobalSampler, sampler_of
+from holdfast.state.samplers import can_share, go_on_sharing, shared_order
 from holdfast.state.signals import standing_by
 
 _END: Any = object()
@@ -56,13 +56,15 @@ class Keeping:
 
     Args:
         loader: The loader.
-        owner: Who has the state: it, or its dataset.
+
+    Attributes:
+        loader: What is read: another one where one process goes on in the order that ranks shared.
     """
 
     kind = "kept"
 
-    def __init__(self, loader: Any, owner: Any) -> None:
-        self._loader, self._owner = loader, owner
+    def __init__(self, loader: Any) -> None:
+        self.loader = loader
         self._given, self._ended = -1, False
         self._before: dict[str, Any] | None = None
         self._saved: Mapping[str, Any] | None = None
@@ -71,7 +73,7 @@ class Keeping:
         """See ``Feed``."""
         saved, self._saved = self._saved, None
         self._given = done = 0 if saved is None or saved["over"] else saved["done"]
-        source = started(self._loader) if saved is None else self._resumed(saved)
+        source = started(self.loader) if saved is None else self._resumed(saved)
         return islice(self._following(source, ahead), None if stop is None else max(0, stop - done))
 
     def state_dict(self, done: int, *, over: bool) -> dict[str, Any]:
@@ -81,7 +83,7 @@ class Keeping:
         if self._given < 0:  # to ask now would make a loader start its workers
             return {"kind": self.kind, "over": True}
         before = None if over else self._before
-        length = length_of(self._loader)
+        length = length_of(self.loader)
         return {
             "kind": self.kind,
             "over": over,
@@ -89,15 +91,15 @@ class Keeping:
             "ended": self._ended and before is None,
             "whole": length is not None and self._given >= length,
             "random": None,
-            "shared": shared_order(self._loader),
-            "workers": _workers(self._loader),
+            "shared": shared_order(self.loader),
+            "workers": _workers(self.loader),
             **(self._now() if before is None else before),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See ``Feed``."""
         say(self.inexact(state))
-        go_on_sharing(self._loader, state)
+        self.loader = go_on_sharing(self.loader, state)
         own = self._fits(state) and "state" in state
         self._given, self._saved = -1, state if own or not state.get("over", True) else None
 
@@ -106,14 +108,13 @@ class Keeping:
         if "kind" not in state or self._fits(state):
             return []
         if state.get("over", True):
-            shared = state.get("shared") is not None and shared_order(self._loader) is not None
-            return [] if shared else [another_order(self._owner)]
+            return [] if state.get("shared") is not None and can_share(self.loader) else [another_order(self._owner)]
         if state["kind"] == self.kind:
             was, now = self._among(state["shared"], state["workers"]), self._now_among()
             return [
                 f"the {name_of(self._owner)} has kept its place {was}, which is none {now}: its first "
                 f"{state['done']:,} batches are read and thrown away, and the others are those that would have come "
-                "only where the order was shared by ranks and still is. One process shares it too by strategy='ddp'"
+                "only where the order was shared by ranks"
             ]
         return [
             f"the checkpoint holds no state of the {name_of(self._owner)}: its first {state['done']:,} batches are "
@@ -126,9 +127,9 @@ class Keeping:
     def _resumed(self, saved: Mapping[str, Any]) -> Iterator[Any]:
         with as_before():
             if not self._fits(saved):
-                return passing(started(self._loader), saved["done"])
+                return passing(started(self.loader), saved["done"])
             self._owner.load_state_dict(saved["state"])
-            source = started(self._loader)
+            source = started(self.loader)
             if not saved["over"]:
                 generators.restore(self._generators(), saved["generators"])
                 return drawn_before(source, saved["random"])
@@ -139,7 +140,12 @@ class Keeping:
                     return chain((first,), source)
         # What was left of that pass is dropped; or the next one has begun, but not from where its order is drawn.
         generators.restore(self._generators(), saved["generators"])
-        return started(self._loader)
+        return started(self.loader)
+
+    @property
+    def _owner(self) -> Any:
+        """Who has the state."""
+        return self.loader if keeps_state(self.loader) else self.loader.dataset
 
     def _now(self) -> dict[str, Any]:
         return {"state": self._owner.state_dict(), "generators": generators.capture(self._generators())}
@@ -151,7 +157,7 @@ class Keeping:
         return "workers" not in state or self._among(state["shared"], state["workers"]) == self._now_among()
 
     def _now_among(self) -> str:
-        return self._among(shared_order(self._loader), _workers(self._loader))
+        return self._among(shared_order(self.loader), _workers(self.loader))
 
     @staticmethod
     def _among(shared: Mapping[str, int] | None, workers: int) -> str:
@@ -160,7 +166,7 @@ class Keeping:
 
     def _generators(self) -> dict[str, generators.Generator]:
         """Those that it draws from besides: torchdata's puts them back as they were at the beginning of the pass."""
-        loader = self._loader
+        loader = self.loader
         # Where workers read ahead they have been drawn from for batches that nobody was given.
         return generators_of(loader) if isinstance(loader, DataLoader) and not loader.num_workers else {}
 
@@ -179,12 +185,15 @@ class Rereading:
 
     Args:
         loader: What is iterated.
+
+    Attributes:
+        loader: As that of ``Keeping``.
     """
 
     kind = "again"
 
     def __init__(self, loader: Any) -> None:
-        self._loader = loader
+        self.loader = loader
         self._begun: dict[str, Any] | None = None
         self._saved: Mapping[str, Any] | None = None
         self._ahead = Ahead()
@@ -193,15 +202,15 @@ class Rereading:
         """See ``Feed``."""
         saved, self._saved = self._saved, None
         if saved is None:
-            if not isinstance(self._loader, Sequence):
+            if not isinstance(self.loader, Sequence):
                 self._begun = {"generators": generators.capture(self._generators()), "random": random.capture()}
-            return self._ahead.watch(islice(started(self._loader), stop), ahead)
+            return self._ahead.watch(islice(started(self.loader), stop), ahead)
         self._begun = begun = saved["begun"] if saved["kind"] == self.kind else None
         with as_before():
             if begun is not None:
                 generators.restore(self._generators(), begun["generators"])
                 random.restore(begun["random"])
-            source = passing(islice(started(self._loader), stop), saved["done"])
+            source = passing(islice(started(self.loader), stop), saved["done"])
             source = drawn_before(source, saved.get("random"))
         return self._ahead.watch(source, ahead)
 
@@ -209,7 +218,7 @@ class Rereading:
         """See ``Feed``."""
         if self._saved is not None:
             return dict(self._saved)
-        now, shared = generators.capture(self._generators()), shared_order(self._loader)
+        now, shared = generators.capture(self._generators()), shared_order(self.loader)
         if over:
             return {"kind": self.kind, "over": True, "now": now, "shared": shared}
         return {
@@ -220,7 +229,7 @@ class Rereading:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See ``Feed``."""
         say(self.inexact(state))
-        go_on_sharing(self._loader, state)
+        self.loader = go_on_sharing(self.loader, state)
         if state.get("kind") == self.kind:
             left = generators.restore(self._generators(), state["now"])
             say(() if state["over"] else left)
@@ -228,10 +237,10 @@ class Rereading:
 
     def inexact(self, state: Mapping[str, Any]) -> list[str]:
         """See ``Feed``."""
-        if state.get("over", True) or isinstance(self._loader, Sequence):
+        if state.get("over", True) or isinstance(self.loader, Sequence):
             return []
         return [
-            f"a {name_of(self._loader)} can only be read from its beginning: its first {state['done']:,} batches are "
+            f"a {name_of(self.loader)} can only be read from its beginning: its first {state['done']:,} batches are "
             "read again and thrown away, and the others are those that would have come only if that follows from the "
             "random state at the epoch's beginning. Use a DataLoader that iterates as torch's does, or give it "
             "state_dict and load_state_dict"
@@ -241,7 +250,7 @@ class Rereading:
         """See ``Feed``: they are the loader's own."""
 
     def _generators(self) -> dict[str, generators.Generator]:
-        return generators_of(self._loader) if isinstance(self._loader, DataLoader) else {}
+        return generators_of(self.loader) if isinstance(self.loader, DataLoader) else {}
 
 
 class Ahead:
@@ -295,19 +304,6 @@ def generators_of(loader: DataLoader[Any]) -> dict[str, generators.Generator]:
     batches = loader.batch_sampler
     owners = {"loader": loader, "sampler": loader.sampler, "batch_sampler": batches}
     return generators.held({**owners, "batch_sampler.sampler": getattr(batches, "sampler", None)})
-
-
-def shared_order(loader: Any) -> dict[str, int] | None:
-    """The seed of the order that ranks share, and how many they are; None for a loader with an order of its own."""
-    sampler = sampler_of(loader) if isinstance(loader, DataLoader) else None
-    return {"seed": sampler.seed, "ranks": sampler.size} if isinstance(sampler, GlobalSampler) else None
-
-
-def go_on_sharing(loader: Any, state: Mapping[str, Any]) -> None:
-    """Let a loader whose order ranks share have the order of before, whatever seed it was made with."""
-    sampler = sampler_of(loader) if isinstance(loader, DataLoader) else None
-    if isinstance(sampler, GlobalSampler) and state.get("shared") is not None:
-        sampler.seed = state["shared"]["seed"]
 
 
 def started(loader: Any) -> Iterator[Any]:

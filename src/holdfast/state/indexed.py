@@ -5,7 +5,7 @@ The loader is left alone: what its sampler would draw is drawn here, from the sa
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sized
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
@@ -21,7 +21,6 @@ from holdfast.state.feeds import (
     as_before,
     drawn_before,
     generators_of,
-    go_on_sharing,
     keeps_state,
     length_of,
     name_of,
@@ -29,7 +28,7 @@ from holdfast.state.feeds import (
     say,
     started,
 )
-from holdfast.state.samplers import GlobalSampler, replaced, sharing
+from holdfast.state.samplers import GlobalSampler, go_on_sharing, replaced, shared_order
 from holdfast.state.workers import tasks
 
 
@@ -38,19 +37,21 @@ class Indexed:
 
     Args:
         loader: The loader.
+
+    Attributes:
+        loader: As that of ``Keeping``.
     """
 
     kind = "indices"
 
     def __init__(self, loader: DataLoader[Any]) -> None:
-        self._loader = loader
+        self.loader = loader
         self._indices = _Indices(loader)
         self._seeding = torch.Generator()
         self._twin = replaced(loader)
         self._base: int | None = None
         self._pass = -1
         self._begun: dict[str, Any] | None = None
-        self._shared: dict[str, int] | None = None  # the seed and epoch of an order that ranks share
         self._order: order.Drawn | order.Followed | None = None
         self._ahead = Ahead()
         self._saved: Mapping[str, Any] | None = None
@@ -61,7 +62,7 @@ class Indexed:
         if saved is not None and saved["kind"] == self.kind:
             return self._ahead.watch(self._go_on(saved, stop), ahead)
         self._pass += 1
-        loader = self._loader
+        loader = self.loader
         if self._base is None or not (loader.persistent_workers and loader.num_workers):
             self._base = _number(loader.generator)  # as the loader would, for its workers
         self._begun = self._remember()
@@ -77,11 +78,11 @@ class Indexed:
             "over": over or self._begun is None,
             "base": self._base,
             "pass": self._pass,
-            "shared": self._shared,
-            "now": generators.capture(generators_of(self._loader)),
-            "facts": _facts(self._loader),
+            "shared": shared_order(self.loader),
+            "now": generators.capture(generators_of(self.loader)),
+            "facts": _facts(self.loader),
         }
-        dataset = self._loader.dataset
+        dataset = self.loader.dataset
         if keeps_state(dataset):
             state["dataset"] = dataset.state_dict()  # type: ignore[attr-defined]
         if not state["over"]:
@@ -92,37 +93,35 @@ class Indexed:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """See ``Feed``."""
         say(self.inexact(state))
+        self.loader = go_on_sharing(self.loader, state)
         self._saved = None if state.get("over", True) else state
         if state.get("kind") != self.kind:
             return
-        self._base, self._pass, self._shared = state["base"], state["pass"], state["shared"]
-        go_on_sharing(self._loader, state)
-        left = generators.restore(generators_of(self._loader), state["now"])
-        # Of what ranks shared, one process draws nothing from a generator of its sampler's.
-        unused = state["over"] or self._sampler() is not _sampler(self._loader)
-        say(() if unused else left)
-        if "dataset" in state and keeps_state(self._loader.dataset):
-            self._loader.dataset.load_state_dict(state["dataset"])  # type: ignore[attr-defined]
+        self._base, self._pass = state["base"], state["pass"]
+        left = generators.restore(generators_of(self.loader), state["now"])
+        say(() if state["over"] else left)
+        if "dataset" in state and keeps_state(self.loader.dataset):
+            self.loader.dataset.load_state_dict(state["dataset"])  # type: ignore[attr-defined]
 
     def inexact(self, state: Mapping[str, Any]) -> list[str]:
         """See ``Feed``."""
-        in_a_row = type(_sampler(self._loader)) is SequentialSampler
+        in_a_row = type(_sampler(self.loader)) is SequentialSampler
         if state.get("over", True):
             kept = state.get("kind") == Keeping.kind and state.get("shared") is None
-            return [another_order(self._loader)] if kept and not in_a_row else []
+            return [another_order(self.loader)] if kept and not in_a_row else []
         if state["kind"] == self.kind:
-            said = _differences(state["facts"], self._loader)
-            return said if _drawn_again(state, _sampler(self._loader)) else [*said, self._other_order(state)]
+            said = _differences(state["facts"], self.loader)
+            return said if _drawn_again(state, _sampler(self.loader)) else [*said, self._other_order(state)]
         if in_a_row:
             return []  # the order of before follows from nothing that a checkpoint could hold
         return [
-            f"the checkpoint does not hold the place of this {name_of(self._loader)} in its data: its first "
+            f"the checkpoint does not hold the place of this {name_of(self.loader)} in its data: its first "
             f"{state['done']:,} batches are skipped, in an order that is not the one of before"
         ]
 
     def _other_order(self, state: Mapping[str, Any]) -> str:
         return (
-            f"one process had drawn the order of the {name_of(self._loader)} by its {state['facts']['sampler']}, which "
+            f"one process had drawn the order of the {name_of(self.loader)} by its {state['facts']['sampler']}, which "
             "ranks cannot do together: as many batches are skipped, and the others come in another order"
         )
 
@@ -134,7 +133,7 @@ class Indexed:
     def _go_on(self, saved: Mapping[str, Any], stop: int | None) -> Iterator[Any]:
         """The rest of a pass."""
         done, begun = saved["done"], dict(saved["begun"])
-        self._begun, held = begun, generators_of(self._loader)
+        self._begun, held = begun, generators_of(self.loader)
         with as_before():
             generators.restore(held, begun["generators"])
             if begun["random"] is not None:
@@ -149,11 +148,11 @@ class Indexed:
 
     def _compare(self, saved: Mapping[str, Any]) -> None:
         """Say so if the last batch that was done has not the samples that it had."""
-        done, before, now = saved["done"], saved["facts"], _facts(self._loader)
+        done, before, now = saved["done"], saved["facts"], _facts(self.loader)
         last = self._order.mark(done - 1) if self._order is not None and saved["last"] else None
         if last == saved["last"] or any(before[name] != now[name] for name in ("samples", "batch", "rank", "ranks")):
             return
-        name, was, here = name_of(self._loader), before["sampler"], now["sampler"]
+        name, was, here = name_of(self.loader), before["sampler"], now["sampler"]
         why = (
             f"its sampler was a {was} and is a {here}"
             if was != here
@@ -164,12 +163,11 @@ class Indexed:
 
     def _remember(self) -> dict[str, Any]:
         """What the order of the pass that begins follows from; no more than it needs."""
-        sampler = self._sampler()
+        sampler = _sampler(self.loader)
         begun: dict[str, Any] = {
-            "generators": generators.capture(generators_of(self._loader)), "seed": None, "random": None,
+            "generators": generators.capture(generators_of(self.loader)), "seed": None, "random": None,
         }  # fmt: skip
         if isinstance(sampler, GlobalSampler):
-            self._shared = {"seed": sampler.seed, "epoch": sampler.epoch}
             begun["seed"] = sampler.seed + sampler.epoch
         elif sampler is None or not order.is_known(sampler):
             begun["random"] = random.capture()
@@ -179,18 +177,9 @@ class Indexed:
             begun["random"] = {"torch": torch.get_rng_state()}
         return begun
 
-    def _sampler(self) -> Any:
-        """What gives the indices of samples. What ranks shared and one reads now goes on in their order."""
-        own = _sampler(self._loader)
-        if self._shared is None or isinstance(own, GlobalSampler | DistributedSampler) or not isinstance(own, Sized):
-            return own
-        sampler = sharing(own, self._loader.dataset, rank=0, size=1, seed=self._shared["seed"])
-        sampler.set_epoch(self._shared["epoch"] + 1)
-        return sampler
-
     def _iterate(self, first: int, begun: Mapping[str, Any], stop: int | None) -> Iterator[Any]:
         """The batches of a pass from ``first`` on; what its order needs is drawn now."""
-        loader, base = self._loader, self._base
+        loader, base = self.loader, self._base
         assert base is not None, "a pass has begun"
         self._order = self._draw(first, begun, stop)
         source = self._order.batches(first, stop)
@@ -204,7 +193,7 @@ class Indexed:
         return started(self._twin)
 
     def _draw(self, first: int, begun: Mapping[str, Any], stop: int | None) -> order.Drawn | order.Followed:
-        loader, parts, sampler = self._loader, order.batching(self._loader), self._sampler()
+        loader, parts, sampler = self.loader, order.batching(self.loader), _sampler(self.loader)
         if parts is None or not order.is_known(sampler):
             if first:
                 logger.info(
@@ -228,7 +217,7 @@ class Streaming(Indexed):
         if state.get("over", True):
             return []
         return [
-            f"{name_of(self._loader.dataset)} is an iterable dataset without state: its first {state['done']:,} "
+            f"{name_of(self.loader.dataset)} is an iterable dataset without state: its first {state['done']:,} "
             "batches are read again and thrown away, and the others are those that would have come only if it gives "
             "the same samples in the same order every time. Give it state_dict and load_state_dict and read it with "
             "torchdata's StatefulDataLoader, or without workers; or make it a dataset with indices"
@@ -240,7 +229,7 @@ class Streaming(Indexed):
         return passing(batches, first)
 
     def _draw(self, first: int, begun: Mapping[str, Any], stop: int | None) -> order.Drawn | order.Followed:
-        return order.Followed(_sampling(self._loader), ahead=0)
+        return order.Followed(_sampling(self.loader), ahead=0)
 
 
 class _Indices:

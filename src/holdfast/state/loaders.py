@@ -7,13 +7,13 @@ from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset, IterDataPipe, MapDataPipe
 
-from holdfast.state.feeds import Feed, Keeping, Rereading, keeps_state
+from holdfast.state.feeds import Keeping, Rereading, keeps_state
 from holdfast.state.indexed import Indexed, Streaming
 
 _OWN = ("__iter__", "_get_iterator", "_index_sampler")
 
 
-def feed(loader: Any) -> Feed:
+def feed(loader: Any) -> Keeping | Rereading | Indexed:
     """The feed of a loader.
 
     - With ``state_dict`` and ``load_state_dict`` it knows its place itself; likewise a dataset without indices that is
@@ -23,12 +23,12 @@ def feed(loader: Any) -> Feed:
       again from its beginning.
     """
     if keeps_state(loader):
-        return Keeping(loader, loader)
+        return Keeping(loader)
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterDataPipe | MapDataPipe):
         return Rereading(loader)
     stream = isinstance(loader.dataset, IterableDataset)
     if stream and keeps_state(loader.dataset) and not loader.num_workers:
-        return Keeping(loader, loader.dataset)
+        return Keeping(loader)
     if any(getattr(type(loader), name) is not getattr(DataLoader, name) for name in _OWN):
         return Rereading(loader)
     return Streaming(loader) if stream else Indexed(loader)
@@ -63,7 +63,7 @@ class Place:
     def batches(self, epoch: int) -> Iterator[Any]:
         """The batches of an epoch; without those that were done, of the one that a loaded state stood in."""
         saved, self._saved = self._saved, None
-        tell_epoch(self.loader, epoch)
+        tell_epoch(self._feed.loader, epoch)
         done, all_done = 0, False
         if saved is not None:
             within, place = saved["epoch"] == epoch, saved["place"]

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from copy import copy
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sampler, SequentialSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+)
 
 from holdfast.errors import ConfigError
 from holdfast.state.random import capture, restore
@@ -126,6 +134,42 @@ def sharing(
 def sampler_of(loader: DataLoader[Any]) -> Any:
     """What gives the indices of samples: of a loader with a batch sampler, the one that this asks."""
     return getattr(loader.batch_sampler, "sampler", loader.sampler)
+
+
+def shared_order(loader: Any) -> dict[str, int] | None:
+    """What the order that ranks share follows from, and how many they are; None for a loader with its own order."""
+    sampler = sampler_of(loader) if isinstance(loader, DataLoader) else None
+    if not isinstance(sampler, GlobalSampler):
+        return None
+    return {"seed": sampler.seed, "epoch": sampler.epoch, "ranks": sampler.size}
+
+
+def can_share(loader: Any) -> bool:
+    """Whether a loader has the order that ranks share, or can be given it."""
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return False
+    sampler, batches = sampler_of(loader), loader.batch_sampler
+    known = isinstance(sampler, Sized) and not isinstance(sampler, DistributedSampler)
+    return known and (batches is None or isinstance(batches, BatchSampler))
+
+
+def go_on_sharing(loader: Any, state: Mapping[str, Any]) -> Any:
+    """The loader in the order that ranks shared before, whatever seed it was made with. One process reads all of it.
+
+    Args:
+        loader: The loader. One with a ``GlobalSampler`` stays itself, and its sampler gets the seed.
+        state: Of a feed: what ``shared_order`` gave then, if anything, and whether that pass was over.
+    """
+    shared = state.get("shared")
+    if shared is None or not can_share(loader):
+        return loader
+    sampler = sampler_of(loader)
+    if isinstance(sampler, GlobalSampler):
+        sampler.seed = shared["seed"]
+        return loader
+    alone = sharing(sampler, loader.dataset, rank=0, size=1, seed=shared["seed"])
+    alone.set_epoch(shared["epoch"] + state.get("over", False))
+    return with_sampler(loader, alone)
 
 
 def with_sampler(loader: Loader, sampler: Iterable[Any]) -> Loader:

@@ -142,6 +142,7 @@ class Assembly(Facts):
         return loaders_of(kind, given, self._datamodule, self.lightning_module, LightningModule)
 
     def _training_batches(self, given: Any, before: Batches | None = None) -> Batches:
+        from holdfast.state.samplers import shared_order
         from holdfast.training.data import in_sequence, limited
 
         loader = self._loaders("train", given)
@@ -150,7 +151,7 @@ class Assembly(Facts):
         loader = in_sequence(loader) if self.config.overfit_batches else loader
         sampled = self._sampled(loader, training=not self.config.overfit_batches)
         batches = limited(sampled, self.config.limit("train"), what="train")
-        if before is not None and sampled is not loader:  # what the user has shared out himself stays as it is
+        if before is not None and shared_order(loader) is None:  # what the user has shared out himself stays as it is
             batches.go_on_sharing(before)
         return self._read(batches, "[FitLoop].train_dataloader_next")
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from holdfast.errors import ConfigError
-from holdfast.state.feeds import Feed, passing, say
+from holdfast.state.feeds import passing, say
 from holdfast.state.loaders import feed
 from holdfast.training.combined_loader import CombinedLoader
 
@@ -31,7 +31,7 @@ class Combined:
         self, loaders: Mapping[Any, Any], shape: Callable[[dict[Any, Any]], Any], mode: str = "max_size_cycle"
     ) -> None:
         self.loaders, self._shape, self._mode = dict(loaders), shape, mode
-        self._feeds: dict[Any, Feed] = {name: feed(loader) for name, loader in self.loaders.items()}
+        self.feeds = {name: feed(loader) for name, loader in self.loaders.items()}
         self._began = dict.fromkeys(self.loaders, 0)
         self._saved: Mapping[str, Any] | None = None
 
@@ -51,7 +51,7 @@ class Combined:
             first = saved["done"]
         else:
             self._began = dict.fromkeys(self.loaders, 0)
-        sources = {name: one.begin() for name, one in self._feeds.items()}
+        sources = {name: one.begin() for name, one in self.feeds.items()}
         batches = islice(self._side_by_side(sources, first), None if stop is None else max(0, stop - first))
         return batches if own or saved is None else passing(batches, saved["done"])
 
@@ -60,7 +60,7 @@ class Combined:
         if self._saved is not None:
             return dict(self._saved)
         each = [
-            {"began": began, "place": self._feeds[name].state_dict(min(done - began, len(loader)), over=over)}
+            {"began": began, "place": self.feeds[name].state_dict(min(done - began, len(loader)), over=over)}
             for (name, began), loader in zip(self._began.items(), self.loaders.values(), strict=True)
         ]
         return {"kind": self.kind, "over": over, "done": done, "each": each}
@@ -69,9 +69,9 @@ class Combined:
         """See ``Feed``."""
         self._saved = None if state.get("over", True) else state
         if self._fits(state):
-            for name, one in zip(self._feeds, state["each"], strict=True):
+            for name, one in zip(self.feeds, state["each"], strict=True):
                 place = one["place"]
-                self._feeds[name].load_state_dict({**place, "over": state["over"] or place["over"]})
+                self.feeds[name].load_state_dict({**place, "over": state["over"] or place["over"]})
                 self._began[name] = one["began"]
         else:
             say(self.inexact(state))
@@ -81,7 +81,7 @@ class Combined:
         if self._fits(state):
             return [
                 sentence
-                for one, saved in zip(self._feeds.values(), state["each"], strict=True)
+                for one, saved in zip(self.feeds.values(), state["each"], strict=True)
                 for sentence in one.inexact({**saved["place"], "over": state["over"] or saved["place"]["over"]})
             ]
         if state.get("over", True):
@@ -93,7 +93,7 @@ class Combined:
 
     def close(self) -> None:
         """See ``Feed``."""
-        for one in self._feeds.values():
+        for one in self.feeds.values():
             one.close()
 
     def _fits(self, state: Mapping[str, Any]) -> bool:
@@ -110,7 +110,7 @@ class Combined:
                         sources[name], batch[name] = iter(()), None
                         continue
                     self._began[name] = number
-                    sources[name] = self._feeds[name].begin()
+                    sources[name] = self.feeds[name].begin()
                     batch[name] = next(sources[name])
             yield self._shape(batch)
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast.errors import ConfigError
-from holdfast.state.feeds import Feed, go_on_sharing, shared_order
+from holdfast.state.feeds import Feed
 from holdfast.state.loaders import feed, tell_epoch
-from holdfast.state.samplers import sampler_of, with_sampler
+from holdfast.state.samplers import go_on_sharing, sampler_of, shared_order, with_sampler
 from holdfast.training.combined import Combined, combined
 from holdfast.training.combined_loader import CombinedLoader
 from holdfast.training.hooks import overrides
@@ -35,16 +35,16 @@ class Batches:
 
     def set_epoch(self, epoch: int) -> None:
         """Tell samplers that shuffle by epoch which one it is."""
-        for loader in self._each():
-            tell_epoch(loader, epoch)
+        for one in self._feeds():
+            tell_epoch(one.loader, epoch)
 
     def go_on_sharing(self, before: Batches) -> None:
         """Have the order that ranks shared in those of before: a checkpoint may have brought it."""
-        for new, old in zip(self._each(), before._each(), strict=False):
-            go_on_sharing(new, {"shared": shared_order(old)})
+        for new, old in zip(self._feeds(), before._feeds(), strict=False):
+            new.loader = go_on_sharing(new.loader, {"shared": shared_order(old.loader)})
 
-    def _each(self) -> list[Any]:
-        return list(self.loader.loaders.values()) if isinstance(self.loader, Combined) else [self.loader]
+    def _feeds(self) -> list[Any]:
+        return list(self.loader.feeds.values()) if isinstance(self.loader, Combined) else [self.feed]
 
     def iterate(self, *, ahead: bool = False) -> Iterator[Any]:
         """The batches of one epoch; those that are not done yet, of one that a loaded state stands in.
