@@ -6,7 +6,6 @@ import math
 import os
 import signal
 import time
-import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from holdfast.engine.engine import Engine, SaveFailedWarning
 from holdfast.engine.job import Captured
 from holdfast.errors import ConfigError, SaveFailed
 from holdfast.formats import lightning
-from holdfast.log import logger
+from holdfast.log import logger, warn
 from holdfast.policy.plan import BY_HAND, Policy
 from holdfast.policy.values import Event, Moment, Progress, Request, Score, Tally
 from holdfast.policy.what import What, full
@@ -397,4 +396,4 @@ def _close(engine: Engine, *, clean: bool, error: BaseException | None) -> None:
         if error is None:
             raise
         # The error on its way is the one to see; that the save under way failed as well is not kept quiet.
-        warnings.warn(str(failed), SaveFailedWarning, stacklevel=3)
+        warn(str(failed), SaveFailedWarning)

@@ -1,11 +1,23 @@
-"""The logger of Holdfast: one line for what users should see, through the standard library."""
+"""The logger of Holdfast, and its warnings: what users should see, through the standard library."""
 
 from __future__ import annotations
 
 import logging
 import sys
+import warnings
 
 logger = logging.getLogger("holdfast")
+
+_BETWEEN = {"holdfast", "torch", "contextlib"}
+"""Packages whose frames may lie between a warning and the user's line."""
+
+
+def warn(text: str, category: type[Warning] = UserWarning) -> None:
+    """Warn, pointing to the user's line that led here: the innermost of those in progress."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _BETWEEN:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, category, stacklevel=level)
 
 
 def size(bytes: int) -> str:

@@ -324,10 +324,10 @@ def test_the_third_failure_in_a_row_ends_the_run(small_disk):
     ):
         ckpt.resume(model=torch.nn.Linear(300, 300))
         ckpt.step()
-        with pytest.warns(SaveFailedWarning):
-            ckpt.step()
-        with pytest.warns(SaveFailedWarning):
-            ckpt.step()
+        for _ in range(2):
+            with pytest.warns(SaveFailedWarning) as told:
+                ckpt.step()
+            assert told[0].filename == __file__, "the line of the user's that heard of it"
         ckpt.step()
         raise AssertionError("it went on")
     assert "There is no other checkpoint in this folder." in str(caught.value)

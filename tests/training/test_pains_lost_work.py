@@ -138,6 +138,14 @@ def test_pain_16_a_save_that_was_not_allowed_is_never_silent(tmp_path):
     assert names(tmp_path) == []
 
 
+@pytest.mark.parametrize("flags", [{}, {"every_n_train_steps": 1}], ids=["after validation", "at every step"])
+def test_pain_16_the_warning_points_to_the_call_of_fit(flags, tmp_path):
+    """Wherever in a fit it is noticed: a line of Holdfast's own would tell nobody anything."""
+    with refusing(posix_fallocate=errno.EACCES), pytest.warns(SaveFailedWarning) as told, pytest.raises(SaveFailed):
+        fit(tmp_path, ModelCheckpoint(tmp_path, **flags))
+    assert {warning.filename for warning in told} == {fit.__code__.co_filename}
+
+
 def test_pain_17_going_on_walks_back_over_half_a_checkpoint(tmp_path, caplog):
     """The newest file is cut short: ``"auto"`` takes the one before and says what that costs; no human is needed."""
     fit(tmp_path, ModelCheckpoint(tmp_path, save_top_k=-1), max_epochs=3)

@@ -174,8 +174,9 @@ def test_what_hooks_add_is_saved_and_comes_back(tmp_path, caplog):
     """They edit the dictionary itself: tensors and plain values by default, an odd object for who trusts the file."""
     L.seed_everything(1)
     net = Adds()
-    with pytest.warns(OpaqueStateWarning, match="mine.odd"):
+    with pytest.warns(OpaqueStateWarning, match="mine.odd") as told:
         make_trainer(tmp_path, Remembers(), ModelCheckpoint(tmp_path)).fit(net, datamodule=Data())
+    assert {warning.filename for warning in told if warning.category is OpaqueStateWarning} == {__file__}
     there = read(tmp_path / LAST)
     assert there["theirs"] == [1, 2]
     assert there["hyper_parameters"]["width"] == 99

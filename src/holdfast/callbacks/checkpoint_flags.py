@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
 from holdfast.errors import ConfigError
-from holdfast.log import logger
+from holdfast.log import logger, warn
 from holdfast.policy.which import more_is_better
 
 
@@ -57,7 +56,7 @@ def epochs(every_n_epochs: int | None, every_n_val_epochs: int | None, period: i
     for name in given:
         if name != "every_n_epochs":
             text = f"ModelCheckpoint({name}=...) is the old name of every_n_epochs=."
-            warnings.warn(text, DeprecationWarning, stacklevel=3)
+            warn(text, DeprecationWarning)
     return next(iter(given.values()), None)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import os
-import warnings
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from holdfast.errors import ConfigError
+from holdfast.log import warn
 from holdfast.loggers.yaml_text import yaml_text
 from holdfast.training.hparams import plain
 from holdfast.training.hparams_file import read_hparams
@@ -74,7 +74,7 @@ def save_hparams_to_tags_csv(tags_csv: _Path, hparams: Mapping[str, Any] | Names
 
 def _read(path: _Path) -> dict[str, Any]:
     if not Path(path).is_file():
-        warnings.warn(f"There is no hparams file '{path}'.", RuntimeWarning, stacklevel=3)
+        warn(f"There is no hparams file '{path}'.", RuntimeWarning)
         return {}
     return read_hparams(path)
 

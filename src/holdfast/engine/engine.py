@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -15,8 +14,10 @@ from holdfast.engine.group import Group, Solo
 from holdfast.engine.job import Capture
 from holdfast.engine.mover import Mover
 from holdfast.engine.shelf import Shelf, Wanted
+from holdfast.engine.telling import AGAIN, SAVE_AGAIN, START_AGAIN
 from holdfast.engine.writer import Ticket
 from holdfast.errors import ConfigError, HoldfastError, RankError, SaveFailed, StoreError
+from holdfast.log import warn
 from holdfast.policy import plan as planning
 from holdfast.policy.plan import Plan, Policy
 from holdfast.policy.values import Event, Moment, Progress, Record, Tally
@@ -235,17 +236,23 @@ class Engine:
             record = flight.record
         except SaveFailed as error:
             # No failure of the disk, and made good at the next step; but ranks have to agree on what is fatal.
-            moved = isinstance(error.__cause__, Moved) and self._group.size == 1
+            of_state = isinstance(error.__cause__, Moved)
+            moved = of_state and self._group.size == 1
             self._failures += not moved
-            fatal = not moved and (self._on_error == "raise" or self._failures >= _FAILURES_IN_A_ROW)
+            often = self._failures >= _FAILURES_IN_A_ROW
+            fatal = not moved and (self._on_error == "raise" or often)
             if last or manual or (fatal and not (then is not None and _is_last_chance(then))):
+                if often and not (last or manual):
+                    error.advise(f"{self._failures} saves in a row have failed, so training stops.")
+                if not of_state:
+                    error.advise(SAVE_AGAIN if manual else START_AGAIN)
                 raise
-            warnings.warn(str(error), SaveFailedWarning, stacklevel=4)
+            warn(str(error) if of_state else f"{error} {AGAIN}", SaveFailedWarning)
             return None
         self._failures = 0
         troubles, self.shelf.troubles = self.shelf.troubles, []
         for trouble in troubles:
-            warnings.warn(trouble, SaveFailedWarning, stacklevel=4)
+            warn(trouble, SaveFailedWarning)
         news, self.shelf.news = self.shelf.news, ()
         self._saved(news)
         return record

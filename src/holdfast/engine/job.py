@@ -8,7 +8,6 @@ from __future__ import annotations
 import platform
 import secrets
 import time
-import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,6 +20,7 @@ from holdfast.catalog.manifest import Manifest, RunRef
 from holdfast.engine import archive, health, snapshot, statetree
 from holdfast.engine.fence import Window
 from holdfast.engine.lending import Lent
+from holdfast.log import warn
 from holdfast.policy.values import Moment, Score, Tally
 from holdfast.policy.what import What
 from holdfast.store import Sink, Store
@@ -247,4 +247,4 @@ def _warn_of_opaque(taken: snapshot.Snapshot, warned: set[str]) -> None:
         warned.update(new)
         if new:
             text = f"These values are neither plain nor tensors: {', '.join(new)}. They are {fate}."
-            warnings.warn(f"{text} Keep plain values in the state instead.", OpaqueStateWarning, stacklevel=6)
+            warn(f"{text} Keep plain values in the state instead.", OpaqueStateWarning)

@@ -15,7 +15,7 @@ from holdfast.engine.commit import what_and_remedy
 from holdfast.engine.expected import expected
 from holdfast.engine.fence import Moved
 from holdfast.engine.job import Work
-from holdfast.engine.telling import AGAIN, after, line
+from holdfast.engine.telling import after, line
 from holdfast.errors import HoldfastError, SaveFailed, StoreError
 from holdfast.policy.plan import BY_HAND, Plan, Save
 from holdfast.policy.values import Event, Moment, Record, Request, Tally
@@ -180,7 +180,7 @@ class Shelf:
             checkpoint=f"{self.folder.store.root}/{name}",
             rank=rank if of > 1 else None,
             good=good,
-            remedy=remedy if isinstance(error, Moved) else f"{remedy} {AGAIN}".strip(),
+            remedy=remedy,
         )
         failed.__cause__ = error
         return failed

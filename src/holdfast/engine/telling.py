@@ -9,7 +9,9 @@ from holdfast.errors import HoldfastError
 from holdfast.log import size
 from holdfast.policy.values import Record
 
-AGAIN = "Once the cause is gone, the next trigger or call of save() tries again; resume() goes on from what is there."
+AGAIN = "Once the cause is gone, the next save tries again."
+SAVE_AGAIN = "Once the cause is gone, save again."
+START_AGAIN = "Once the cause is gone, start the run again."
 
 
 def after(checkpoint: str, trouble: HoldfastError) -> str:

@@ -6,7 +6,6 @@ current one follows from, and can begin a pass in its middle. It counts no steps
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -15,6 +14,7 @@ from typing import Any, Protocol
 
 from torch.utils.data import DataLoader
 
+from holdfast.log import warn
 from holdfast.state import generators, random
 from holdfast.state.samplers import can_share, go_on_sharing, shared_order
 from holdfast.state.signals import standing_by
@@ -333,7 +333,7 @@ def another_order(loader: Any) -> str:
 def say(sentences: Iterable[str]) -> None:
     """Warn of what is not exact."""
     for sentence in sentences:
-        warnings.warn(f"Going on is not exact: {sentence}.", stacklevel=2)
+        warn(f"Going on is not exact: {sentence}.")
 
 
 def keeps_state(owner: Any) -> bool:

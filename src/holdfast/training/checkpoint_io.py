@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import os
 import secrets
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 
 from holdfast.errors import ConfigError
-from holdfast.log import logger
+from holdfast.log import logger, warn
 from holdfast.store import LocalStore
 
 _Path = str | os.PathLike[str]
@@ -131,10 +130,8 @@ def writer_of(plugins: Any) -> CheckpointIO | None:
     if type(found) is TorchCheckpointIO:
         logger.info("%s: that is how checkpoints are saved anyway", type(given[0]).__name__)
         return None
-    warnings.warn(
+    warn(
         f"Checkpoints are written by {type(found).__name__}.save_checkpoint() while training waits. "
         "Holdfast does not verify them, and keeps no ledger of them.",
-        UserWarning,
-        stacklevel=2,
     )
     return found

@@ -11,7 +11,6 @@ import copy
 import dataclasses
 import inspect
 import sys
-import warnings
 from argparse import Namespace
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,6 +22,7 @@ from torch import nn
 
 from holdfast.engine import containers
 from holdfast.errors import ConfigError
+from holdfast.log import warn
 from holdfast.training.annotations import converted, init_parameters, is_dataclass_instance
 
 NAMESPACE = "argparse.Namespace"
@@ -136,11 +136,10 @@ class HyperparametersMixin:
     def _remember(self, values: Mapping[str, Any]) -> None:
         modules = [name for name, value in values.items() if isinstance(value, nn.Module)]
         if modules:
-            warnings.warn(
+            warn(
                 f"{', '.join(modules)}: a module is no hyperparameter. Its weights are in the checkpoint already, and "
                 f"it is left out of the hyperparameters there. Say so: save_hyperparameters(ignore={modules!r}), and "
                 "give it as a keyword argument to load_from_checkpoint.",
-                stacklevel=3,
             )
         initial: AttributeDict = self.__dict__.setdefault("_hparams_initial", AttributeDict())
         initial.update({name: _copied(name, v) for name, v in values.items() if name not in modules})
@@ -211,10 +210,9 @@ def _arguments(owner: object, running: list[FrameType], ignored: set[str]) -> di
         arguments.update({name: local[name] for name in names[1:] if name in local})
         arguments.update(local.get(keywords, {}) if keywords else {})
         if extra and local.get(extra) and frame is running[0] and extra not in ignored:
-            warnings.warn(
+            warn(
                 f"The values of *{extra} of {type(owner).__name__}.__init__ have no names, and are not among the "
                 f"hyperparameters. Name them in the signature, or say save_hyperparameters(ignore='{extra}').",
-                stacklevel=3,
             )
     if dataclasses.is_dataclass(owner):
         # A generated __init__ has a marker of its own in place of a default that a factory makes.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, dtype
 
 from holdfast.errors import ConfigError
+from holdfast.log import warn
 from holdfast.training import metric_objects
 from holdfast.training.metric_rules import FUNCTION, Names, Settings
 from holdfast.training.metric_values import computed, no_number, size_of, sizes, tensor_of
@@ -186,10 +186,9 @@ class Stage:
         if not self._checked and self.batch is not None:
             self._checked = True
             if any(other != size for other in sizes(self.batch)):
-                warnings.warn(
+                warn(
                     f"The tensors of a batch differ in their first dimension. Metric {name!r} is weighted by the first "
                     f"one's, {size}; give batch_size= to log() if that is not the batch size.",
-                    stacklevel=4,
                 )
         self.size = size
         return size
@@ -227,10 +226,9 @@ class Stage:
                 name, hook, index = saved["key"]
                 self.objects[name, hook, index] = saved
         if lost := [saved for saved in state["objects"] if isinstance(saved, str)]:
-            warnings.warn(
+            warn(
                 f"This epoch's value of {', '.join(map(repr, lost))} will cover only the batches from here on: what a "
                 "metric object has seen is in the checkpoint only if it is one of torchmetrics' in the module.",
-                stacklevel=3,
             )
 
     def revive(self, module: Any) -> None:
@@ -240,10 +238,9 @@ class Stage:
             entry.source, entry.touched = module.get_submodule(saved["path"]), saved["touched"]
         for key, saved in list(self.waiting.items()):
             if saved["settings"]["operation"] == FUNCTION:
-                warnings.warn(
+                warn(
                     f"Metric {key[0]!r} has no value for this epoch: it was not logged since the resume, and the "
                     "checkpoint does not hold its reduce_fx function.",
-                    stacklevel=3,
                 )
             else:
                 self.entry(key, Settings(**saved["settings"]))
@@ -296,10 +293,9 @@ class Stage:
             entry.total.load_state_dict(saved["total"])
             entry.touched = True
         elif entry.on_epoch:
-            warnings.warn(
+            warn(
                 f"Metric {entry.name!r} was reduced by {before} when the checkpoint was taken, and is by {now} now: "
                 "its value of this epoch covers only the batches from here on.",
-                stacklevel=5,
             )
 
     def _check_names(self, entry: Entry) -> None:

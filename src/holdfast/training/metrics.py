@@ -6,7 +6,6 @@ up where they are. Only ``MetricLog.scores`` and ``numbers`` wait for a device.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from numbers import Real
@@ -15,6 +14,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from holdfast.errors import ConfigError
+from holdfast.log import warn
 from holdfast.policy.values import Score
 from holdfast.training import metric_objects
 from holdfast.training.metric_entries import Entry, Stage, Union
@@ -262,10 +262,9 @@ class MetricLog:
             self._hold(stage, entry, computed(entry.name, single))
         elif not entry.warned:
             entry.warned = True
-            warnings.warn(
+            warn(
                 f"Metric {entry.name!r} is logged on_step, but its object has no value of one step: it was only "
                 "updated. Call it on the batch, or log it with on_step=False, on_epoch=True.",
-                stacklevel=4,
             )
 
     def _hold(self, stage: Stage, entry: Entry, value: Tensor | float) -> None:
@@ -353,9 +352,8 @@ class MetricLog:
         training.open = training.loaded = True
         lost = metric_objects.restore(self.module, state.get("seen", {}))
         if lost:
-            warnings.warn(
+            warn(
                 f"What {', '.join(map(repr, lost))} had seen is in the checkpoint, and no such metric object is here.",
-                stacklevel=2,
             )
         gone = {*lost}
         training.load_state_dict(

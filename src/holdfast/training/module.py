@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 
 from holdfast.errors import ConfigError
+from holdfast.log import warn
 from holdfast.strategies.training import mapped
 from holdfast.training.class_only import class_only
 from holdfast.training.hparams import HyperparametersMixin
@@ -116,7 +116,7 @@ class LightningModule(HyperparametersMixin, ModuleHooks, nn.Module):
         if trainer is None:
             # Tests of a module call its steps so.
             text = f"log({name!r}) on a {type(self).__name__} that no trainer runs: nothing is logged."
-            warnings.warn(text, stacklevel=2)
+            warn(text)
             return
         trainer.metric_log.log(name, value, hook=trainer.hook_context.hook, **options)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, ParamSpec, cast
 from holdfast.callbacks.callback import Callback
 from holdfast.callbacks.older import call_init_hooks
 from holdfast.errors import ConfigError
+from holdfast.log import warn
 
 P = ParamSpec("P")
 
@@ -104,4 +104,4 @@ def _strategy(given: dict[str, Any]) -> None:
 
 
 def _say(old: str, new: str) -> None:
-    warnings.warn(f"Trainer({old}) is an old spelling: use {new}.", DeprecationWarning, stacklevel=4)
+    warn(f"Trainer({old}) is an old spelling: use {new}.", DeprecationWarning)
