@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import holdfast as L
-from holdfast.callbacks import ModelCheckpoint
+from holdfast.callbacks import EarlyStopping, ModelCheckpoint
 from holdfast.errors import ConfigError, NotFound
 from holdfast.state.signals import Terminated
 from small_fits import Net, fit, names, read, steps
@@ -360,6 +360,29 @@ def test_a_metric_that_is_never_logged_is_told_after_the_first_validation(flags,
     assert "Did you mean 'val_loss'? Logged so far: " in str(raised.value)
     assert "train_loss" in str(raised.value)
     assert len(net.seen) == 2
+
+
+@pytest.mark.parametrize(
+    ("callback", "told"),
+    [
+        (ModelCheckpoint(monitor="val_los"), ("WARNING", "'val_los'", "did you mean 'val_loss'?")),
+        (ModelCheckpoint(filename="{epoch}-{val_los:.2f}"), ("WARNING", "'val_los'", "did you mean 'val_loss'?")),
+        (EarlyStopping("val_los"), ("WARNING", "'val_los'", "did you mean 'val_loss'?")),
+        (ModelCheckpoint(monitor="train_loss"), ("INFO", "'train_loss'", "logged there: val_loss")),
+        (ModelCheckpoint(monitor="val_loss"), None),
+    ],
+    ids=["monitor", "template", "early stopping", "of training", "logged"],
+)
+def test_a_metric_that_the_sanity_check_did_not_log_is_told_before_the_first_step(callback, told, tmp_path, caplog):
+    """It may be training's, so that is no error yet; a name like one that is there is most likely misspelt."""
+    with pytest.raises(Trouble):
+        fit(tmp_path, callback, net=Net(stumble=raising("training_step", at=0)), num_sanity_val_steps=1)
+    lines = [(r.levelname, r.getMessage()) for r in caplog.records if "sanity check" in r.getMessage()]
+    assert len(lines) == (told is not None)
+    for level, line in lines:
+        assert level == told[0]
+        assert line.startswith(told[1])
+        assert line.endswith(told[2])
 
 
 def test_a_metric_logged_at_the_epochs_end_is_waited_for(tmp_path):

@@ -1,4 +1,4 @@
-"""What checkpoint callbacks look at and nobody logs: a warning early, an error once all who log have logged."""
+"""What is looked at and nobody logs: said early, and for checkpoint callbacks an error once all have logged."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from holdfast.log import logger
 from holdfast.policy.values import Event
 from holdfast.training.places import Place
 from holdfast.training.ranks import each
+
+_MISSPELT = 0.8
+"""How much alike two names are where one is most likely meant to be the other; train_loss and val_loss are less."""
 
 
 class Required:
@@ -37,6 +40,25 @@ class Required:
         self._awaited = {Event.VALIDATION_END} if validates else set()
         self._awaited |= {Event.TRAIN_EPOCH_END} if logs_late or not validates else set()
         self._checked = self._warned = False
+
+    def sanity_checked(self, watched: Iterable[str]) -> None:
+        """Say what the sanity check has not logged: training may, but a name like one that is there is misspelt.
+
+        Args:
+            watched: What else is looked at than by checkpoints.
+        """
+        known = sorted(self._logged())
+        wanted = dict.fromkeys([*(name for place in self._places for name in place.wanted), *watched])
+        for name in wanted if self._group.rank == 0 else ():
+            if name in known:
+                continue
+            alike = difflib.get_close_matches(name, known, 1, _MISSPELT)
+            say = logger.warning if alike else logger.info
+            say(
+                "%r is monitored or part of a file name, and the sanity check did not log it: training has to; %s",
+                name,
+                f"did you mean {alike[0]!r}?" if alike else f"logged there: {', '.join(known) or 'nothing'}",
+            )
 
     def warn(self, place: Place) -> None:
         """Once, where a checkpoint is due that nobody can rank or name yet, and no error will tell for long."""

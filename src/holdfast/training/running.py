@@ -193,7 +193,7 @@ class Running(Restoring):
             self._log_hyperparameters()
             self.hooks.call("on_fit_start")
             if evaluation is not None and resumed is None:
-                self._sanity_check(evaluation)
+                self._sanity_check(evaluation, saving)
             if resumed is not None:
                 loop.restore_random = resumed.restore_random
             if self.is_global_zero and (limit := loop.limits.reached(loop.progress)):
@@ -229,7 +229,7 @@ class Running(Restoring):
             return IN_PARTS
         return ""
 
-    def _sanity_check(self, evaluation: Evaluation) -> None:
+    def _sanity_check(self, evaluation: Evaluation, saving: Saving) -> None:
         steps = self.config.sanity_steps
         if steps == 0:
             return
@@ -240,6 +240,7 @@ class Running(Restoring):
         try:
             self.hooks.call_callbacks("on_sanity_check_start")
             evaluation.run(self.global_step, sanity=steps if steps is not None else 2**62)
+            saving.required.sanity_checked(self._watched())
             self.hooks.call_callbacks("on_sanity_check_end")
         finally:
             self.sanity_checking = False

@@ -97,7 +97,7 @@ class Saving:
         )
         for (callback, root), name in zip(own, named, strict=True):
             places[root].add(callback, name, on_train_epoch_end)
-        self._required = Required(self._places, logged, group, validates=validates, logs_late=logs_late)
+        self.required = Required(self._places, logged, group, validates=validates, logs_late=logs_late)
         ranked = [callback.monitor for callback, _ in callbacks if callback.monitor is not None]
         self._monitored = Monitored(group, [*watched, *ranked])
 
@@ -212,7 +212,7 @@ class Saving:
             self._stop(pending)
         if self._monitored.uncompared and event is not Event.BATCH_END:
             self._monitored.compare(self._scores())
-        self._required.seen(event)
+        self.required.seen(event)
 
     def _idle(self) -> bool:
         """Whether a batch end has nothing to do anywhere: so it is after nearly every batch."""
@@ -349,7 +349,7 @@ class Saving:
         now = self._agreement.now()
         requests = (*(held or ()), *(place.elapsed(now) if event is Event.BATCH_END else ()))
         if event is Event.BATCH_END:
-            self._required.warn(place)
+            self.required.warn(place)
             if validation_follows and any(one.wanted for one in self._places):
                 place.held = requests  # one save serves the step, with what its validation measures in its name
                 return None
