@@ -121,6 +121,27 @@ def test_a_closed_pipe_is_no_traceback(root: Path) -> None:
     assert ran.stderr == ""
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize("words", [["ls"], ["ls", "--json"], ["verify"], ["--help"]], ids=" ".join)
+def test_output_that_finds_no_space_is_one_sentence(words: list[str], unbuffered: str, root: Path) -> None:
+    """``holdfast ls runs > file`` on a full disk: no traceback, and none from Python at the end either."""
+    with open("/dev/full", "wb") as full:
+        ran = subprocess.run(
+            [sys.executable, "-c", "from holdfast.cli import main; main()", *words, str(root)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        )
+    assert (ran.returncode, ran.stderr) == (1, "Error: The output cannot be written: No space left on device.\n")
+
+
+def test_without_a_stdout_the_exit_code_is_the_answer(root: Path) -> None:
+    """``holdfast verify runs >&-``"""
+    ran = holdfast("verify", root, code="import sys; sys.stdout = None; from holdfast.cli import main; main()")
+    assert (ran.returncode, ran.stderr) == (10, "")
+
+
 def test_verbs_are_entry_points_of_the_package() -> None:
     """The installed script runs the same group."""
     script = Path(sys.executable).with_name("holdfast")

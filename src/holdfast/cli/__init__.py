@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from typing import Any
 
 import click
 
@@ -15,6 +17,16 @@ VERBS = ("ls", "verify", "convert", "run")
 
 class _Verbs(click.Group):
     """Finds the verb ``x`` in ``holdfast.cli.x``; turns Holdfast's errors into a message and an exit code."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:
+            if error.filename is not None:  # whatever is read or made has a name, and Holdfast's own words
+                raise
+            text.give_up_stdout()
+            click.echo(f"Error: The output cannot be written: {error.strerror}.", err=True)
+            sys.exit(exits.Exit.ERROR)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(VERBS)

@@ -44,7 +44,7 @@ class Table:
     def show(self) -> None:
         """Print all of it: what does not fit is folded, never cut."""
         rows = [[plain(cell) for cell in row] for row in self.rows]
-        if not sys.stdout.isatty():
+        if sys.stdout is None or not sys.stdout.isatty():  # it may be closed
             # Scripts search lines; and rich would take half a second for a thousand rows.
             click.echo("\n".join(self._lines(rows)))
             return

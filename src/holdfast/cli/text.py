@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from datetime import datetime, timezone
 
@@ -11,6 +12,13 @@ def escape_what_stdout_lacks() -> None:
     """From now on, letters that the encoding of stdout lacks are written as escapes, and are no error."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def give_up_stdout() -> None:
+    """What could not be written goes nowhere: Python would try again at the end, and fail in words of its own."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def plain(text: str) -> str:
