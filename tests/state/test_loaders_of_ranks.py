@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
+from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from holdfast.state.samplers import GlobalSampler
@@ -163,6 +163,22 @@ def test_one_process_goes_on_for_ranks_by_loaders_side_by_side():
     list(stopped.iterate())
     alone.feed.load_state_dict(stored(stopped.feed.state_dict(3, over=True)))
     assert list(epochs([alone], 1)) == whole[3:]
+
+
+@pytest.mark.parametrize("loader", [DataLoader, StatefulDataLoader])
+@pytest.mark.filterwarnings("ignore:Going on is not exact. the StatefulDataLoader has kept its place on 2 ranks")
+def test_an_order_that_ranks_share_by_torchs_own_sampler_goes_on_in_one_process_and_by_ours(loader):
+    """It is the same as ours."""
+
+    def shared(rank):
+        data = Numbers(SAMPLES)
+        return Run(loader(data, BATCH // 2, sampler=DistributedSampler(data, 2, rank, seed=5)))
+
+    whole = together([shared(0), shared(1)])
+    stopped = shared(0)
+    stopped.epochs(3, (1, 1))
+    for runs in ([Run(one_process("shuffled", loader=loader))], ranks("shuffled", 4, 77, loader)):
+        assert gone_on(runs, [stopped.state()] * len(runs)) == whole[4:]
 
 
 def test_an_order_that_ranks_share_is_the_same_whatever_their_number_by_a_sampler_of_ours():

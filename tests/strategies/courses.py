@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from contract import digest, trainer
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from holdfast import LightningModule, seed_everything
 from holdfast.callbacks import ModelCheckpoint
@@ -29,6 +29,26 @@ class Rows(Dataset):
 
     def __getitem__(self, index: int) -> tuple[int, torch.Tensor]:
         return index, self.rows[index]
+
+
+class Shard(IterableDataset):
+    """Every other of the rows, by what each rank is; knows its place."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank, self.next = rank, rank
+
+    def __iter__(self):
+        rows = Rows()
+        while self.next < SAMPLES:
+            at, self.next = self.next, self.next + 2
+            yield rows[at]
+        self.next = self.rank
+
+    def state_dict(self) -> dict[str, int]:
+        return {"next": self.next}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.next = state["next"]
 
 
 class Course(LightningModule):
@@ -66,6 +86,7 @@ def train(
     folder: str,
     ckpt: str | None = None,
     validates: bool = True,
+    shards: bool = False,
     **options: Any,
 ) -> dict[str, Any]:
     """One fit; what it ended with, and what each rank has seen."""
@@ -76,7 +97,8 @@ def train(
     saver = ModelCheckpoint(folder, save_top_k=-1, every_n_train_steps=every)
     fitted = trainer(strategy, size, callbacks=[saver], enable_checkpointing=None, **options)
     module = Course()
-    fitted.fit(module, loader(size), loader(size, 20, shuffle=False) if validates else None, ckpt_path=ckpt)
+    rows = DataLoader(Shard(int(os.environ["RANK"])), BATCH // size) if shards else loader(size)
+    fitted.fit(module, rows, loader(size, 20, shuffle=False) if validates else None, ckpt_path=ckpt)
     metrics = {name: float(value) for name, value in fitted.callback_metrics.items()}
     state = digest(fitted)
     names = sorted(path.name for path in Path(folder).glob("*.ckpt"))

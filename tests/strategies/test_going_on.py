@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-STEPS = 6  # of an epoch
+SAMPLES, STEPS = 48, 6  # of an epoch
 INEXACT = "it was saved on 2 ranks and goes on on {}: the order that ranks share is kept, and what is drawn at random"
 
 
@@ -84,6 +84,17 @@ def test_another_world_goes_on_with_the_same_samples_in_the_same_batches(whole, 
     assert seen_by_all([one[1] for one in runs]) == seen_by_all(steps, epoch=1, first=2)
     assert seen_by_all([one[2] for one in runs]) == seen_by_all(steps, epoch=1, first=2)
     assert runs[0][0]["state"]["progress"] == {**epochs[0]["state"]["progress"], "epoch": 1, "steps": 12, "batches": 12}
+
+
+def test_data_that_ranks_did_not_share_goes_on_from_the_place_of_the_first(ranks, tmp_path):
+    """On another number of ranks; nobody says then that the order is kept."""
+    options = {"max_epochs": 1, "every": 2, "shards": True, "validates": False, "use_distributed_sampler": False}
+    ranks.run("courses:several", [["ddp", f"{tmp_path}", None, options]], 2, size=2)
+    calls = [["single_device", f"{tmp_path}/alone", f"{tmp_path}/epoch=0-step=2.ckpt", options]]
+    (one,) = ranks.run("courses:several", calls, 1, size=1)
+    assert "ranks did not share what they trained on, so that all go on from the place of rank 0" in one.log
+    assert "is kept" not in one.log
+    assert [index for _, _, *batch in one.value[0]["seen"] for index in batch] == list(range(16, SAMPLES, 2))
 
 
 def test_one_process_goes_on_with_what_two_ranks_have_saved(whole, ranks):

@@ -139,9 +139,17 @@ def sampler_of(loader: DataLoader[Any]) -> Any:
 def shared_order(loader: Any) -> dict[str, int] | None:
     """What the order that ranks share follows from, and how many they are; None for a loader with its own order."""
     sampler = sampler_of(loader) if isinstance(loader, DataLoader) else None
-    if not isinstance(sampler, GlobalSampler):
-        return None
-    return {"seed": sampler.seed, "epoch": sampler.epoch, "ranks": sampler.size}
+    if isinstance(sampler, DistributedSampler):  # torch's, whose order is the same
+        return {"seed": sampler.seed, "epoch": sampler.epoch, "ranks": sampler.num_replicas}
+    if isinstance(sampler, GlobalSampler):
+        return {"seed": sampler.seed, "epoch": sampler.epoch, "ranks": sampler.size}
+    return None
+
+
+def is_shared(place: Mapping[str, Any]) -> bool:
+    """Whether the state of a feed, or each of several side by side, is a place in an order that ranks shared."""
+    each = place.get("each")
+    return place.get("shared") is not None if each is None else all(is_shared(one["place"]) for one in each)
 
 
 def can_share(loader: Any) -> bool:

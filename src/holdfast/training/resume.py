@@ -19,6 +19,7 @@ from holdfast.formats import loops
 from holdfast.log import logger
 from holdfast.policy.values import Progress, Record, Tally
 from holdfast.state import random
+from holdfast.state.samplers import is_shared
 from holdfast.store import LocalStore
 from holdfast.store.urls import is_url
 from holdfast.strategies.base import TrainingStrategy
@@ -218,11 +219,14 @@ def going_on(opened: Opened, *, rank: int = 0, size: int = 1) -> tuple[Progress,
     if not loop.get("at_boundary", True):
         inexact.append("an error had left it inside a step, so what that step drew from the random state stays drawn")
     if opened.stand is None and (before := ranks_of(opened.state.get(OWN, {}))) != size:
-        kept = (
-            "the order that ranks share is kept"
-            if before > 1
-            else "epochs that begin from here on are in another order"
-        )
+        kept = "epochs that begin from here on are in another order"
+        if before > 1:
+            kept = (
+                "the order that ranks share is kept"
+                if is_shared(loop.get("data", {}))
+                else "ranks did not share what they trained on, so that all go on from the place of rank 0 in it and "
+                "those of the others are lost"
+            )
         inexact.append(
             f"it was saved on {before} rank{'s' * (before > 1)} and goes on on {size}: {kept}, and what is drawn at "
             "random beside the samples (dropout, augmentation) is not what it would have been"
