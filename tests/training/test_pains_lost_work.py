@@ -20,10 +20,10 @@ from small_fits import BATCHES, Net, fit, loaders, names, read, rising, steps
 from two_optimizers import TwoOptimizers
 
 
-def flip(path, key):
-    """One bit of a tensor of the model is another, as a disk or a network makes it."""
+def flip(path, key, of=lambda checkpoint: checkpoint["state_dict"]):
+    """One bit of a tensor, of the model unless told otherwise, is another, as a disk or a network makes it."""
     data = bytearray(path.read_bytes())
-    data[data.index(read(path)["state_dict"][key].numpy().tobytes())] ^= 1
+    data[data.index(of(read(path))[key].numpy().tobytes())] ^= 1
     path.unlink()
     path.write_bytes(data)
 
@@ -171,6 +171,17 @@ def test_pain_18_one_flipped_bit_is_found_wherever_it_is_loaded(tmp_path):
     ):
         with pytest.raises(Corrupt, match=r"epoch=0-step=4\.ckpt"):
             verb()
+
+
+def test_pain_18_what_takes_the_weights_alone_verifies_those_alone(tmp_path):
+    """A bit of the optimizer's state: nobody goes on from that file, and its weights can be had."""
+    fit(tmp_path, ModelCheckpoint(tmp_path))
+    path = tmp_path / "epoch=1-step=8.ckpt"
+    weight = read(path)["state_dict"]["layers.0.weight"]
+    flip(path, "exp_avg", of=lambda checkpoint: checkpoint["optimizer_states"][0]["state"][0])
+    with pytest.raises(Corrupt):
+        fit(tmp_path / "b", ckpt_path=path)
+    assert Net.load_from_checkpoint(path).layers[0].weight.equal(weight)
 
 
 def test_pain_20_a_file_that_somebody_has_deleted_stops_nothing(tmp_path):
