@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 # All through which a store can change or reach a disk.
 CHANGING = (
@@ -92,6 +93,25 @@ def failing_at(
 def refusing(**codes: int) -> Iterator[Calls]:
     """Let every call of the functions named raise ``OSError`` with that code, as in ``link=errno.EPERM``."""
     with _intercepting(tuple(codes), lambda call, _count: codes[call.function]) as calls:
+        yield calls
+
+
+@contextmanager
+def unreadable(*paths: str | os.PathLike[str], code: int = errno.EACCES) -> Iterator[Calls]:
+    """Let these files refuse to be opened, by whichever name; or, with ``errno.EIO``, to be read once they are open."""
+    inodes = {Path(path).stat().st_ino for path in paths}
+
+    def decide(call: Call, _count: int) -> int | None:
+        target = inode(str(call.target)) if call.function == "open" else call.target
+        return code if target in inodes else None
+
+    def inode(path: str) -> int:
+        try:
+            return Path(path).stat().st_ino
+        except OSError:  # none yet, or none any more
+            return -1
+
+    with _intercepting(("preadv",) if code == errno.EIO else ("open",), decide) as calls:
         yield calls
 
 

@@ -45,7 +45,7 @@ PUBLIC = [
     "full", "weights_only", "trainable_only",
     "Event", "Progress",
     "MemoryStore",
-    "HoldfastError", "ConfigError", "CheckpointError", "NotFound", "Corrupt", "Foreign", "Incompatible",
+    "HoldfastError", "ConfigError", "CheckpointError", "NotFound", "Corrupt", "Unreadable", "Foreign", "Incompatible",
     "SaveFailed", "StoreError", "RankError", "SaveFailedWarning", "OpaqueStateWarning",
     "__version__",
 ]  # fmt: skip

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         RankError,
         SaveFailed,
         StoreError,
+        Unreadable,
     )
     from holdfast.policy.values import Event, Progress
     from holdfast.policy.what import full, trainable_only, weights_only
@@ -57,6 +58,7 @@ _HOMES = {
         "CheckpointError",
         "NotFound",
         "Corrupt",
+        "Unreadable",
         "Foreign",
         "Incompatible",
         "SaveFailed",
@@ -74,8 +76,8 @@ __all__ = [
     "full", "weights_only", "trainable_only",
     "Event", "Progress",
     "MemoryStore",
-    "HoldfastError", "ConfigError", "CheckpointError", "NotFound", "Corrupt", "Foreign", "Incompatible",
-    "SaveFailed", "StoreError", "RankError", "SaveFailedWarning", "OpaqueStateWarning",
+    "HoldfastError", "ConfigError", "CheckpointError", "NotFound", "Corrupt", "Unreadable", "Foreign",
+    "Incompatible", "SaveFailed", "StoreError", "RankError", "SaveFailedWarning", "OpaqueStateWarning",
     "__version__",
 ]  # fmt: skip
 

@@ -5,6 +5,7 @@ HoldfastError
 ├── CheckpointError      one checkpoint
 │   ├── NotFound         there is none by that name (also a FileNotFoundError)
 │   ├── Corrupt          its bytes are not the bytes that were saved
+│   ├── Unreadable       its bytes are not to be had, so that nobody knows whether it is whole (also an OSError)
 │   ├── Foreign          not written by Holdfast, and not readable as what was asked for
 │   ├── Incompatible     it is whole, but does not fit the model, optimizer or object it is loaded into
 │   └── SaveFailed       it was not published; what stood before still stands
@@ -67,6 +68,10 @@ class NotFound(CheckpointError, FileNotFoundError):
 
 class Corrupt(CheckpointError):
     """The bytes are not those that were saved: truncated, flipped, overwritten or made to deceive."""
+
+
+class Unreadable(CheckpointError, OSError):
+    """The bytes could not be read: permissions or a disk are in the way. It may be whole."""
 
 
 class Foreign(CheckpointError):

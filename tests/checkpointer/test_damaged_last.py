@@ -1,13 +1,17 @@
-"""``"last"`` is the newest state or an error: a file that is cut short is not passed over in silence."""
+"""``"last"`` is the newest state or an error, and ``"auto"`` takes none for damaged that could not be read."""
+
+import errno
+import os
 
 import pytest
 import torch
 
-from fitting import loader, net
+from faults import unreadable
+from fitting import loader, net, trainer
 from holdfast import Checkpointer, Trainer, every
 from holdfast import last as newest
 from holdfast.callbacks import ModelCheckpoint
-from holdfast.errors import Corrupt
+from holdfast.errors import Corrupt, Unreadable
 
 
 def test_a_plain_loop_hears_that_the_last_one_is_cut_short(tmp_path, caplog):
@@ -31,18 +35,127 @@ def test_a_plain_loop_hears_that_the_last_one_is_cut_short(tmp_path, caplog):
 def test_a_fit_hears_it_too(tmp_path):
     """``ckpt_path="last"`` is refused, whichever name the file has; ``"auto"`` goes on from the one before."""
 
-    def trainer():
+    def saving():
         saver = ModelCheckpoint(tmp_path, save_last=True, save_top_k=-1)
         return Trainer(
             max_epochs=2, callbacks=[saver], logger=False, enable_progress_bar=False, enable_model_summary=False,
             default_root_dir=tmp_path, accelerator="cpu",
         )  # fmt: skip
 
-    trainer().fit(net(), loader())
+    saving().fit(net(), loader())
     path = tmp_path / "last.ckpt"
     path.chmod(0o644)
     with path.open("r+b") as file:
         file.truncate(500)
 
     with pytest.raises(Corrupt, match="newest"):
-        trainer().fit(net(), loader(), ckpt_path="last")
+        saving().fit(net(), loader(), ckpt_path="last")
+
+
+# Files that cannot be read, which may be whole
+
+
+@pytest.fixture
+def three(tmp_path):
+    """A folder with a checkpoint of each of three steps, the newest of which is ``last.ckpt`` too."""
+    with Checkpointer(tmp_path / "run", when=every(steps=1), which=newest(3)) as saver:
+        saver.resume(model=torch.nn.Linear(2, 2))
+        for _ in range(3):
+            saver.step()
+    return tmp_path / "run"
+
+
+def of_step(folder, step):
+    return folder / f"epoch=0-step={step}.ckpt"
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def refused(folder, source="auto"):
+    """What the error says with which a loop's resume ends; it has changed nothing, in memory and on disk."""
+    model = torch.nn.Linear(2, 2)
+    weights, files = model.weight.clone(), contents(folder)
+    with Checkpointer(folder, when=every(steps=1)) as saver, pytest.raises(Unreadable) as caught:
+        saver.resume(source, model=model)
+    assert torch.equal(model.weight, weights)
+    assert contents(folder) == files
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("ledger", ["kept", "lost"])
+def test_a_run_does_not_begin_anew_where_no_file_can_be_read(three, ledger):
+    """All are named, with the reason and what to do; when they can be read again, the run goes on."""
+    if ledger == "lost":
+        (three / ".holdfast/ledger.jsonl").write_bytes(b"")
+    with unreadable(*(of_step(three, step) for step in (1, 2, 3))):
+        told = refused(three)
+    for step in (1, 2, 3):
+        assert f"cannot open '{of_step(three, step)}': Permission denied" in told
+    for words in ("Nothing was changed", "permissions", 'resume("fresh")', "ckpt_path=None"):
+        assert words in told
+    with Checkpointer(three, when=every(steps=1)) as saver:
+        assert saver.resume(model=torch.nn.Linear(2, 2)).steps == 3
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO])
+@pytest.mark.parametrize("ledger", ["kept", "lost"])
+def test_an_older_state_is_not_taken_for_one_that_cannot_be_read(three, ledger, code):
+    """What could be gone on from is named too: whoever is content with it gives its path, and loses the rest."""
+    if ledger == "lost":
+        (three / ".holdfast/ledger.jsonl").write_bytes(b"")
+    with unreadable(of_step(three, 3), code=code):
+        told = refused(three)
+        with Checkpointer(three, when=every(steps=1)) as saver:
+            assert saver.resume("epoch=0-step=2.ckpt", model=torch.nn.Linear(2, 2)).steps == 2
+    assert os.strerror(code) in told
+    assert "'epoch=0-step=2.ckpt' (step 2) is the newest other one" in told
+
+
+def test_an_older_one_that_cannot_be_read_stops_nothing(three):
+    """The newest is whole: nobody needs what came before it."""
+    with unreadable(of_step(three, 1), of_step(three, 2)), Checkpointer(three, when=every(steps=1)) as saver:
+        assert saver.resume(model=torch.nn.Linear(2, 2)).steps == 3
+
+
+def test_what_is_damaged_is_passed_over_until_one_cannot_be_read(three):
+    """The newest is damaged, the one before it may be whole: the third is not gone back to."""
+    of_step(three, 3).chmod(0o644)
+    os.truncate(of_step(three, 3), 300)
+    with unreadable(of_step(three, 2)):
+        assert "step=2.ckpt' cannot be read" in refused(three)
+
+
+def test_one_process_sees_that_a_file_can_be_read_again(three):
+    """Permissions change nothing by which a file is told from another."""
+    (three / ".holdfast/ledger.jsonl").write_bytes(b"")
+    with Checkpointer(three, when=every(steps=1)) as saver:
+        with unreadable(of_step(three, 3)), pytest.raises(Unreadable):
+            saver.resume(model=torch.nn.Linear(2, 2))
+        assert saver.resume(model=torch.nn.Linear(2, 2)).steps == 3
+
+
+def test_last_is_no_older_state_than_one_that_cannot_be_read(three):
+    """Of a file that no ledger tells of, nobody knows that it is older."""
+    (three / ".holdfast/ledger.jsonl").write_bytes(b"")
+    with unreadable(of_step(three, 3)):
+        assert "step=3.ckpt' cannot be read" in refused(three, "last")
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO])
+def test_a_fit_does_not_begin_anew_either(tmp_path, code):
+    """``ckpt_path="auto"`` trains nothing and saves nothing; then it goes on from where the run was."""
+
+    def fit(epochs, **options):
+        saver = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1, save_last=True)
+        one = trainer(tmp_path, max_epochs=epochs, callbacks=[saver], enable_checkpointing=True)
+        one.fit(model := net(), loader(), **options)
+        return [step for step in model.seen if step.startswith("t")]
+
+    fit(2)
+    files = contents(tmp_path)
+    with unreadable(*tmp_path.glob("*.ckpt"), code=code), pytest.raises(Unreadable, match="Nothing was changed"):
+        fit(3, ckpt_path="auto")
+    assert contents(tmp_path) == files
+    assert fit(3, ckpt_path="auto") == ["t2.0", "t2.1", "t2.2", "t2.3"]

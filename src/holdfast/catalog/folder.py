@@ -219,8 +219,11 @@ class Folder:
                     self._ids[key] = known
                 return known
             self._strangers[key] = known
+        stranger = self._strangers[key]
         was = self._records.get(self._ours.get(entry.name, ""))
-        return replace(self._strangers[key], name=entry.name, was=was)
+        if stranger.verdict is Verdict.UNREADABLE:
+            del self._strangers[key]  # permissions may change, and nothing of this tells: the next scan tries again
+        return replace(stranger, name=entry.name, was=was)
 
     def _open(self, entry: Entry) -> str | Stranger | None:
         try:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from holdfast.catalog import directories, records, runs
-from holdfast.catalog.folder import Folder, Listing
+from holdfast.catalog.folder import Folder, Listing, Stranger
 from holdfast.catalog.verify import Damage, Finding, Verdict
-from holdfast.errors import ConfigError, Corrupt, Foreign, NotFound, StoreError
+from holdfast.errors import ConfigError, Corrupt, Foreign, HoldfastError, NotFound, StoreError, Unreadable
 from holdfast.log import logger
 from holdfast.policy.values import Record
 from holdfast.policy.which import Which
 from holdfast.store import Store
 
 T = TypeVar("T")
+
+_NAMED = 5  # files in an error that tells of all of them
 
 
 @dataclass(frozen=True)
@@ -124,14 +127,16 @@ def refuse_wrecks(folder: Folder, listing: Listing, newest: Record | None) -> No
 
     Raises:
         Corrupt: It names the file; an older state is not taken for the last one without a word.
+        Unreadable: So it does where a file cannot be read.
     """
+    refuse_unreadable([(folder, listing)], newest)
     since = 0.0 if newest is None else newest.saved_at
-    wrecks = [s for s in listing.strangers if s.was is not None and whole(s.was) and s.was.saved_at > since]
+    corrupt = [s for s in listing.strangers if s.verdict is Verdict.CORRUPT]
+    wrecks = [s for s in corrupt if s.was is not None and whole(s.was) and s.was.saved_at > since]
     for wreck in sorted(wrecks, key=lambda s: s.was.saved_at if s.was else 0.0, reverse=True)[:1]:
         assert wreck.was is not None, "only those are among them"
-        state = "is corrupt" if wreck.verdict is Verdict.CORRUPT else "cannot be read"
         raise Corrupt(
-            f"{state}: {wreck.why}. It was the newest, of step {wreck.was.progress.steps:,}.",
+            f"is corrupt: {wreck.why}. It was the newest, of step {wreck.was.progress.steps:,}.",
             checkpoint=f"{folder.store.root}/{wreck.name}",
             good=newest_good(listing.records),
             remedy="Name that one, or use 'auto' (with a Checkpointer: resume()), which goes back to the newest that "
@@ -145,6 +150,7 @@ def last_of(folder: Folder, listing: Listing) -> Record:
     Raises:
         NotFound: There is none.
         Corrupt: The newest was damaged so that it cannot be told any more.
+        Unreadable: One that may be newer cannot be read.
     """
     root = folder.store.root
     record = last(listing)
@@ -218,18 +224,75 @@ def auto(
     """The newest checkpoint that ``read`` accepts, walking back over those that it calls ``Corrupt``.
 
     Where there is none, that is a fresh start.
+
+    Raises:
+        Unreadable: One that comes before any that is whole cannot be read, and may be whole.
     """
     listed = [(folder, folder.scan()) for folder in folders]
     passed: list[Passed] = []
     for folder, record in newest_first(listed, holds):
+        refuse_unreadable(listed, record, holds)
         try:
             return Found(record, read(folder, record), (*_newer_wrecks(listed, record), *passed))
-        except Corrupt as error:
-            # What could not be read may be read another time; what was read and is wrong stays wrong.
+        except (Corrupt, StoreError) as error:
+            if unread := unread_by(error):
+                raise _unreadable(listed, [(folder, record.names[0], unread)]) from error
+            if not isinstance(error, Corrupt):
+                raise  # it is gone: whoever asked looks again
+            # A part that is missing may come back; what was read and is wrong stays wrong.
             damaged = None if isinstance(error.__cause__, StoreError) else record
             why = error.happened.removeprefix("is corrupt: ").rstrip(".")
             passed.append(Passed(folder, record.names[0], why, record.progress.steps, damaged))
+    refuse_unreadable(listed, None, holds)
     return Found(None, None, (*_newer_wrecks(listed, None), *passed))
+
+
+def unread_by(error: HoldfastError) -> str:
+    """What kept the bytes of a checkpoint from being read, if that is what an error tells of; else nothing."""
+    cause = error if isinstance(error, StoreError) else error.__cause__
+    unread = isinstance(cause, StoreError) and cause.errno not in (errno.ENOENT, errno.ENOTDIR)
+    return str(cause).rstrip(".") if unread else ""
+
+
+def refuse_unreadable(
+    listed: Sequence[tuple[Folder, Listing]], newest: Record | None, holds: Callable[[Record], bool] = whole
+) -> None:
+    """Where a file cannot be read that may be newer than ``newest``, the newest of which anything is known.
+
+    Raises:
+        Unreadable: It names them; none is passed over, for nobody knows that it is not whole.
+    """
+    wrecks = [(f, s) for f, s in _wrecks(listed, newest) if s.verdict is Verdict.UNREADABLE]
+    unread = [(f, s.name, s.why) for f, s in wrecks if s.was is None or holds(s.was)]
+    if unread:
+        raise _unreadable(listed, unread)
+
+
+def _unreadable(listed: Iterable[tuple[Folder, Listing]], unread: list[tuple[Folder, str, str]]) -> Unreadable:
+    """The error for files that cannot be read: it names all that cannot, and the newest other one."""
+    whys, others = [why for _, _, why in unread], []
+    known = {(folder.store.root, name) for folder, name, _ in unread}
+    for folder, record in newest_first(listed):
+        if (folder.store.root, record.names[0]) in known:
+            continue
+        try:
+            directories.manifest_of(folder.store, record.names[0])
+        except Damage:
+            continue
+        except StoreError as error:
+            whys += [why] if (why := unread_by(error)) else []
+        else:
+            others.append(record)
+    more = f"; and {len(whys) - _NAMED} more" if len(whys) > _NAMED else ""
+    folder, name, _ = unread[0]
+    return Unreadable(
+        f"cannot be read: {'; '.join(whys[:_NAMED])}{more}.",
+        checkpoint=f"{folder.store.root}/{name}",
+        good=f"It may be whole, so nothing older was taken for it, and no run began. Nothing was changed. "
+        f"{newest_good(others)}",
+        remedy="Mend what is in the way, such as permissions, and start again. Or name the checkpoint that is meant by "
+        'its path, or begin anew: with ckpt_path=None, or with a Checkpointer by resume("fresh").',
+    )
 
 
 def tell(found: Found[T]) -> None:
@@ -256,9 +319,14 @@ def _cost(found: Found[T]) -> str:
 
 def _newer_wrecks(listed: Iterable[tuple[Folder, Listing]], found: Record | None) -> list[Passed]:
     """Files that are no checkpoints any more, without those known to be older than what was found."""
+    wrecks = [(f, s) for f, s in _wrecks(listed, found) if s.verdict is Verdict.CORRUPT]
+    return [Passed(f, s.name, s.why, s.was.progress.steps if s.was else None) for f, s in wrecks]
+
+
+def _wrecks(listed: Iterable[tuple[Folder, Listing]], newest: Record | None) -> list[tuple[Folder, Stranger]]:
+    """Files that were checkpoints, or may have been, without those known to be older than ``newest``."""
     wrecks = [(f, s) for f, listing in listed for s in listing.strangers if s.verdict is not Verdict.FOREIGN]
-    newer = [(f, s) for f, s in wrecks if s.was is None or found is None or s.was.order > found.order]
-    return [Passed(f, s.name, s.why, s.was.progress.steps if s.was else None) for f, s in newer]
+    return [(f, s) for f, s in wrecks if s.was is None or newest is None or s.was.order > newest.order]
 
 
 def named(store: Store, name: str, listing: Listing | None = None, *, absent: str = "") -> Record:

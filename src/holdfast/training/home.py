@@ -154,7 +154,9 @@ def _runs_of(job: str, folders: Sequence[Folder]) -> dict[str, str]:
             continue
         try:
             held = sources.read(folder, record.names[0], last(1), parts=[KEY], optional=[KEY]).parts
-        except (Corrupt, NotFound):
+        except (Corrupt, NotFound) as error:
+            if resolve.unread_by(error):
+                raise  # this may be the job's own run: it does not begin anew beside it
             continue  # one before it may be whole
         looked.add(record.run)
         if held.get(KEY, {}).get("job") == job:
