@@ -52,6 +52,38 @@ def test_a_fit_hears_it_too(tmp_path):
         saving().fit(net(), loader(), ckpt_path="last")
 
 
+def spoilt_copy(folder):
+    """``last.ckpt`` becomes a file of its own, and is cut short; the same checkpoint's own name stays whole."""
+    content = (folder / "last.ckpt").read_bytes()
+    (folder / "last.ckpt").unlink()
+    (folder / "last.ckpt").write_bytes(content[:500])
+
+
+def test_a_damaged_copy_beside_the_whole_newest_is_told_of(three, caplog):
+    """The state is the last one none the less, in a loop as in a fit."""
+    spoilt_copy(three)
+    with Checkpointer(three, when=every(steps=1)) as saver:
+        assert saver.resume("last", model=torch.nn.Linear(2, 2)).steps == 3
+    assert caplog.text.count("'last.ckpt' is corrupt: its end is not that of a checkpoint") == 1
+    assert "Its other file is read: 'epoch=0-step=3.ckpt'" in caplog.text
+
+
+def test_a_damaged_file_that_makes_room_is_told_of_once(three, caplog):
+    """By its new name it is known for what it was: older than what is gone on from, so that no resume tells of it."""
+    spoilt_copy(three)
+    with Checkpointer(three, when=every(steps=1), which=newest(3)) as saver:
+        saver.resume(model=torch.nn.Linear(2, 2))
+        saver.step()
+    told = "'last.ckpt' is now 'last-v1.ckpt', and gives its name to another: its end is not that of a checkpoint"
+    assert caplog.text.count(told) == 1
+    caplog.clear()
+    with Checkpointer(three, when=every(steps=1), which=newest(3)) as saver:
+        assert saver.resume(model=torch.nn.Linear(2, 2)).steps == 4
+        saver.step()
+    assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == []
+    assert (three / "last-v1.ckpt").stat().st_size == 500
+
+
 # Files that cannot be read, which may be whole
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -190,10 +190,9 @@ class Folder:
             told = {entries[0].inode}
         return tuple(e.name for e in entries if not told or e.inode in told)
 
-    def condemn(self, record: Record, why: str) -> None:
-        """Note that a checkpoint was found damaged: it ranks no more. Its file stays."""
-        entries = [e for name in record.names if (e := directories.entry_of(self.store, name)) is not None]
-        self.ledger.write("damaged", id=record.id, files=[file_fact(e) for e in entries], why=why)
+    def condemn(self, id: str, entries: Iterable[Entry], why: str) -> None:
+        """Note that files of a checkpoint were found damaged: by them it ranks no more. They stay."""
+        self.ledger.write("damaged", id=id, files=[file_fact(e) for e in entries], why=why)
 
     def _record(self, id: str, names: tuple[str, ...]) -> Record:
         record = self._records[id]
@@ -233,7 +232,7 @@ class Folder:
         except StoreError as error:
             if directories.entry_of(self.store, entry.name) is None:
                 return None
-            return Stranger(entry.name, entry.bytes, Verdict.UNREADABLE, str(error).rstrip("."))
+            return Stranger(entry.name, entry.bytes, Verdict.UNREADABLE, error.what.rstrip("."))
         if found is None:
             if entry.name in self._ours:
                 why = "the ledger says that Holdfast wrote it, and nothing of that is left"
@@ -274,6 +273,7 @@ class Folder:
                 key = (size, mtime_ns, inode)
                 self._ids.pop(key, None)
                 self._strangers[key] = Stranger(name, size, Verdict.CORRUPT, text(fact["why"]))
+                self._ours[name] = text(fact["id"])
         elif kind == "scored":
             scores = {name: real(value) for name, value in fact["scores"].items()}
             self._late.setdefault(fact["id"], {}).update(scores)

@@ -10,7 +10,9 @@ from holdfast.catalog import directories, records
 from holdfast.catalog.directories import Draft
 from holdfast.catalog.folder import Folder, Listing, file_fact
 from holdfast.catalog.manifest import Manifest, number
+from holdfast.catalog.verify import Verdict
 from holdfast.errors import StoreError
+from holdfast.log import logger
 from holdfast.policy.plan import Amend, Save
 from holdfast.policy.values import Record
 from holdfast.policy.where import Where
@@ -202,6 +204,12 @@ def _keep_what_is_there(
     kept = _set_aside(folder, name, min(others, default=free)) if stands else _link(folder, name, free, move=False)
     if record is not None:
         folder.ledger.write("linked", id=record.id, file=file_fact(kept))
+        return
+    stranger = next((s for s in listing.strangers if s.name == name), None)
+    why = "no checkpoint of Holdfast's is there" if stranger is None else stranger.why
+    logger.warning("'%s' is now '%s', and gives its name to another: %s", name, kept.name, why)
+    if stranger is not None and stranger.was is not None and stranger.verdict is Verdict.CORRUPT:
+        folder.condemn(stranger.was.id, [kept], why)  # by its new name nobody would know what it was
 
 
 def _set_aside(folder: Folder, name: str, kept: str) -> Entry:

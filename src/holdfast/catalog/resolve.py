@@ -125,6 +125,8 @@ def last(listing: Listing) -> Record | None:
 def refuse_wrecks(folder: Folder, listing: Listing, newest: Record | None) -> None:
     """Where a newer checkpoint was written than the newest that can be told, and its file is one no more.
 
+    Says so where only a second file of the newest is damaged, such as ``last.ckpt`` of a folder that was copied.
+
     Raises:
         Corrupt: It names the file; an older state is not taken for the last one without a word.
         Unreadable: So it does where a file cannot be read.
@@ -132,6 +134,9 @@ def refuse_wrecks(folder: Folder, listing: Listing, newest: Record | None) -> No
     refuse_unreadable([(folder, listing)], newest)
     since = 0.0 if newest is None else newest.saved_at
     corrupt = [s for s in listing.strangers if s.verdict is Verdict.CORRUPT]
+    for twin in corrupt:
+        if newest is not None and twin.was is not None and twin.was.id == newest.id:
+            logger.warning("'%s' is corrupt: %s. Its other file is read: '%s'", twin.name, twin.why, newest.names[0])
     wrecks = [s for s in corrupt if s.was is not None and whole(s.was) and s.was.saved_at > since]
     for wreck in sorted(wrecks, key=lambda s: s.was.saved_at if s.was else 0.0, reverse=True)[:1]:
         assert wreck.was is not None, "only those are among them"
@@ -250,8 +255,9 @@ def auto(
 def unread_by(error: HoldfastError) -> str:
     """What kept the bytes of a checkpoint from being read, if that is what an error tells of; else nothing."""
     cause = error if isinstance(error, StoreError) else error.__cause__
-    unread = isinstance(cause, StoreError) and cause.errno not in (errno.ENOENT, errno.ENOTDIR)
-    return str(cause).rstrip(".") if unread else ""
+    if not isinstance(cause, StoreError) or cause.errno in (errno.ENOENT, errno.ENOTDIR):
+        return ""
+    return cause.what.rstrip(".")
 
 
 def refuse_unreadable(
@@ -300,7 +306,9 @@ def tell(found: Found[T]) -> None:
     for passed in found.passed:
         logger.warning("passed over '%s': %s", passed.name, passed.why)
         if passed.damaged is not None:
-            passed.folder.condemn(passed.damaged, passed.why)
+            store, names = passed.folder.store, passed.damaged.names
+            entries = [e for name in names if (e := directories.entry_of(store, name)) is not None]
+            passed.folder.condemn(passed.damaged.id, entries, passed.why)
     if found.passed:
         here = f"'{found.record.names[0]}'" if found.record else "the beginning"
         logger.warning("going on from %s: %s", here, _cost(found))
