@@ -178,7 +178,8 @@ class Checkpointer(Reading):
         tallies: Mapping[str, Tally] = {}
         if loaded is not None:
             parts = {name: state for name, state in loaded.parts.items() if name not in OWN}
-            self._strategy.restore(objects, parts, checkpoint=loaded.path, groups=loaded.manifest.groups)
+            with resumed.fitting():
+                self._strategy.restore(objects, parts, checkpoint=loaded.path, groups=loaded.manifest.groups)
             self.progress = loaded.manifest.progress
             self._metrics = dict(loaded.manifest.metrics)
             tallies = loaded.manifest.tallies

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
+from holdfast.errors import Incompatible
 from holdfast.policy.values import Progress
 from holdfast.sources import Loaded
 from holdfast.state import changes, fingerprint
@@ -60,6 +62,16 @@ def compared(
     where, healthy = _where(loaded.manifest.progress), loaded.manifest.healthy
     report = Report(loaded.path, where, restored, missing, differs, inexact, healthy)
     return changes.kept(saved, now, differs), report
+
+
+@contextmanager
+def fitting() -> Iterator[None]:
+    """Who has changed the model hears how to begin anew: else each start of the program would end here."""
+    try:
+        yield
+    except Incompatible as error:
+        error.advise('To begin anew, give the Checkpointer another folder, or call resume("fresh", ...).')
+        raise
 
 
 def _where(progress: Progress) -> str:

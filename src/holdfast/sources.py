@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -105,7 +105,8 @@ def read(
         wanted = record.parts if parts is None else parts
         return _read(home, folder, record, wanted, optional, location=location, dtype=dtype, mapped=mapped)
 
-    return looking_again(look)
+    with resolve.of_a_word() if source in ("last", "best") else nullcontext():
+        return looking_again(look)
 
 
 def read_tensor(

@@ -422,6 +422,8 @@ def test_a_source_that_is_not_there_is_not_found(saved, tmp_path):
     for word in ("last", "best"):
         with pytest.raises(NotFound, match="holds no checkpoint"):
             resume(tmp_path / "empty", word, **state.objects())
+    with pytest.raises(NotFound, match=r"With 'auto' \(with a Checkpointer: resume\(\)\) a run begins"):
+        resume(tmp_path / "empty", "last", **state.objects())
     with pytest.raises(HoldfastError):
         resume(saved, "x" * 5000, **state.objects())
 
@@ -466,6 +468,7 @@ def test_all_that_does_not_fit_is_in_one_error_and_nothing_is_changed(saved):
         "optimizer's group 0 has 7 parameters here and 6 there",
         f"{saved}/epoch=1-step=8.ckpt",
         "Nothing was changed",
+        'give the Checkpointer another folder, or call resume("fresh", ...)',
     ):
         assert words in text
     assert same((model.state_dict(), optimizer.state_dict()), before)

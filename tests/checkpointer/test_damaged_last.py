@@ -6,6 +6,7 @@ import os
 import pytest
 import torch
 
+from checkpointer.loop import damage
 from faults import unreadable
 from fitting import loader, net, trainer
 from holdfast import Checkpointer, Trainer, every
@@ -50,6 +51,23 @@ def test_a_fit_hears_it_too(tmp_path):
 
     with pytest.raises(Corrupt, match="newest"):
         saving().fit(net(), loader(), ckpt_path="last")
+
+
+@pytest.mark.parametrize("word", ["last", "best"])
+def test_whoever_asks_by_a_word_for_a_damaged_one_hears_of_auto(tmp_path, word):
+    """A flipped bit in the weights: in a loop as in a fit, and once only."""
+    saver = ModelCheckpoint(tmp_path, monitor="val_loss", save_last=True)
+    options = {"max_epochs": 2, "callbacks": [saver], "enable_checkpointing": True}
+    trainer(tmp_path, **options).fit(net(), loader(), loader())
+    (path,) = tmp_path.glob("epoch*.ckpt")
+    damage(path, offset=5000)
+    best = ModelCheckpoint(tmp_path, monitor="val_loss", save_last=True)
+    with pytest.raises(Corrupt) as in_a_fit:
+        trainer(tmp_path, **{**options, "callbacks": [best]}).fit(net(), loader(), loader(), ckpt_path=word)
+    with pytest.raises(Corrupt) as in_a_loop:
+        Checkpointer(tmp_path, when=every(steps=1)).load(word)
+    for caught in (in_a_fit, in_a_loop):
+        assert str(caught.value).count("'auto' (with a Checkpointer: resume())") == 1
 
 
 def spoilt_copy(folder):

@@ -124,6 +124,16 @@ def test_where_there_is_no_checkpoint(tmp_path, monkeypatch, source, error, says
         Net.load_from_checkpoint(source)
 
 
+def test_a_missing_file_is_told_with_what_there_is_instead(tmp_path):
+    """As a fit tells it; a folder without a ledger may be anybody's, and is not looked through."""
+    saved(tmp_path / "a.ckpt", Net(3))
+    with pytest.raises(NotFound, match=r"none\.ckpt' does not exist\.$"):
+        Net.load_from_checkpoint(tmp_path / "none.ckpt")
+    Folder(LocalStore(tmp_path)).ledger.write("labelled", id="none", label="x")
+    with pytest.raises(NotFound, match=r"none\.ckpt' does not exist\. The folder holds a\.ckpt\.$"):
+        Net.load_from_checkpoint(tmp_path / "none.ckpt")
+
+
 def test_home_is_expanded(tmp_path, monkeypatch):
     """A path may begin with ~."""
     monkeypatch.setenv("HOME", str(tmp_path))

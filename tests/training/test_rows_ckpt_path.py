@@ -122,6 +122,8 @@ def test_an_evaluation_of_what_was_never_saved_is_an_error(tmp_path, caplog):
     for word in ("auto", "last", "best"):
         with pytest.raises(NotFound):
             measured(make_trainer(tmp_path), "test", Measures(), word)
+    with pytest.raises(NotFound, match=r"With 'auto' .* a run begins where there is none"):
+        fit(tmp_path, ckpt_path="last")
     assert "fresh start" not in caplog.text
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -19,6 +19,7 @@ from holdfast.store import Store
 
 T = TypeVar("T")
 
+BEGINS = "With 'auto' (with a Checkpointer: resume()) a run begins where there is none."
 _NAMED = 5  # files in an error that tells of all of them
 
 
@@ -144,8 +145,7 @@ def refuse_wrecks(folder: Folder, listing: Listing, newest: Record | None) -> No
             f"is corrupt: {wreck.why}. It was the newest, of step {wreck.was.progress.steps:,}.",
             checkpoint=f"{folder.store.root}/{wreck.name}",
             good=newest_good(listing.records),
-            remedy="Name that one, or use 'auto' (with a Checkpointer: resume()), which goes back to the newest that "
-            "verifies and says how many steps are lost.",
+            remedy="Nothing was loaded.",
         )
 
 
@@ -161,8 +161,25 @@ def last_of(folder: Folder, listing: Listing) -> Record:
     record = last(listing)
     refuse_wrecks(folder, listing, record)
     if record is None:
-        raise NotFound("does not exist: the folder holds no checkpoint that can be resumed.", checkpoint=f"{root}/last")
+        raise NotFound(
+            "does not exist: the folder holds no checkpoint that can be resumed.",
+            checkpoint=f"{root}/last",
+            remedy=BEGINS,
+        )
     return record
+
+
+@contextmanager
+def of_a_word() -> Iterator[None]:
+    """Who asked by a word for one checkpoint, which is damaged, hears of the word that goes on none the less."""
+    try:
+        yield
+    except Corrupt as error:
+        error.advise(
+            "Name another, or use 'auto' (with a Checkpointer: resume()), which goes back to the newest that verifies "
+            "and says how many steps are lost."
+        )
+        raise
 
 
 def best_of(listing: Listing, which: Which, root: str) -> Record:
@@ -357,8 +374,7 @@ def named(store: Store, name: str, listing: Listing | None = None, *, absent: st
     path = f"{store.root}/{name}"
     good = newest_good(listing.records) if listing else ""
     if directories.entry_of(store, name) is None:
-        names = ", ".join(r.names[0] for r in listing.records) or "no checkpoint" if listing else ""
-        raise NotFound(f"does not exist.{names and f' The folder holds {names}.'}", checkpoint=path, remedy=absent)
+        raise NotFound(f"does not exist.{held(listing)}", checkpoint=path, remedy=absent)
     remedy = "Nothing was loaded."
     wrecks = [s for s in listing.strangers if s.name == name and s.verdict is Verdict.CORRUPT] if listing else []
     if wrecks:  # the ledger may know of one that has no sign of ours left
@@ -371,6 +387,13 @@ def named(store: Store, name: str, listing: Listing | None = None, *, absent: st
         raise Foreign("was not written by Holdfast.", checkpoint=path, good=good, remedy=remedy)
     manifest, size = found
     return records.project(manifest, bytes=size, names=(name,))
+
+
+def held(listing: Listing | None) -> str:
+    """A sentence of what there is, to be put after one of what there is not; empty where nobody is to look."""
+    if listing is None:
+        return ""
+    return f" The folder holds {', '.join(r.names[0] for r in listing.records) or 'no checkpoint'}."
 
 
 def check(folder: Folder, record: Record) -> Finding:

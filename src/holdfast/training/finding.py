@@ -6,6 +6,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -87,7 +88,12 @@ def find(
         "last": lambda: keep(_last(folders, holds)),
         "best": lambda: keep(best(callback, folders)),
     }
-    return _same(group, lambda: looking_again(meanings[str(source)]), kept, read, identity)
+
+    def look() -> str | None:
+        with nullcontext() if source == "auto" else resolve.of_a_word():
+            return looking_again(meanings[str(source)])
+
+    return _same(group, look, kept, read, identity)
 
 
 def _same(
@@ -203,7 +209,8 @@ def _last(folders: Sequence[Folder], holds: Callable[[Record], bool]) -> str:
         return _path(*newest[0])
     if (foreign := _foreign(folders)) is not None:
         return foreign
-    raise NotFound(f"does not exist: there is no checkpoint {_places(folders)}.", checkpoint="last")
+    where = _places(folders)
+    raise NotFound(f"does not exist: there is no checkpoint {where}.", checkpoint="last", remedy=resolve.BEGINS)
 
 
 def _foreign(folders: Sequence[Folder]) -> str | None:

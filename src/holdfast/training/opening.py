@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from holdfast.catalog import directories
+from holdfast.catalog import directories, resolve
+from holdfast.catalog.folder import Folder
+from holdfast.catalog.ledger import LEDGER
 from holdfast.errors import ConfigError, NotFound, StoreError
 from holdfast.store import LocalStore, Reader
 from holdfast.store.opened import OpenFile
@@ -84,10 +86,13 @@ def local(text: str) -> Path:
     file = Path(text).expanduser().absolute()
     if os.path.isdir(file):  # noqa: PTH112 # Path.is_dir raises where a folder above may not be read
         raise NotFound("is a folder.", checkpoint=str(file), remedy="Name a checkpoint in it, such as its last.ckpt.")
-    if LocalStore(file.parent).stat(file.name) is None:
+    store = LocalStore(file.parent)
+    if store.stat(file.name) is None:
+        # Anybody's folder may be large: only one that has a ledger is looked through.
+        held = resolve.held(Folder(store).scan() if store.stat(LEDGER) is not None else None)
         there = os.path.isdir(file.parent)  # noqa: PTH112
         no_folder = "" if there else f": there is no folder '{file.parent}'"
-        raise NotFound(f"does not exist{no_folder}.", checkpoint=str(file))
+        raise NotFound(f"does not exist{no_folder}.{held}", checkpoint=str(file))
     return file
 
 
