@@ -30,7 +30,7 @@ from holdfast.reading import OWN, RANDOM, Reading
 from holdfast.state import random
 from holdfast.state.fingerprint import KEY
 from holdfast.state.loaders import Place, placed, tell_epoch
-from holdfast.state.signals import Signals, exit_code
+from holdfast.state.signals import Signals, stop
 from holdfast.store import LocalStore, Store
 from holdfast.strategies.base import Strategy
 from holdfast.strategies.single import Single
@@ -144,7 +144,7 @@ class Checkpointer(Reading):
             finally:
                 self._signals.__exit__(kind, error, trace)
         if error is None and self._signals.pending is not None:  # it came while the last save was written
-            _stop(self._signals.pending)
+            stop(self._signals.pending)
 
     def resume(
         self, source: str | os.PathLike[str] = "auto", /, *, fresh: Collection[str] = (), **objects: Any
@@ -343,7 +343,7 @@ class Checkpointer(Reading):
         engine.settle(last=True)
         logger.info("%s: saved at step %s, stopping", pending.name, f"{self.progress.steps:,}")
         self._signals.__exit__(None, None, None)
-        _stop(pending)
+        stop(pending)
 
     def _start_clocks(self) -> None:
         now = time.monotonic()
@@ -382,12 +382,6 @@ class Checkpointer(Reading):
         if self._engine is not None:
             raise ConfigError("resume() is called once, before the first step.")
         checks.objects(objects, fresh, _RESERVED)
-
-
-def _stop(pending: signal.Signals) -> NoReturn:
-    if pending is signal.SIGINT:
-        raise KeyboardInterrupt
-    raise SystemExit(exit_code(pending))
 
 
 def _close(engine: Engine, *, clean: bool, error: BaseException | None) -> None:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from holdfast.catalog import resolve
+from holdfast.catalog import ranking, resolve
 from holdfast.catalog.folder import Folder, Listing
 from holdfast.catalog.ledger import LEDGER
 from holdfast.catalog.manifest import Manifest
@@ -156,7 +156,7 @@ def _find(home: Folder, source: str | os.PathLike[str], which: Which) -> tuple[F
         )
     listing = home.scan()
     if source in ("last", "best"):
-        return home, resolve.last_of(home, listing) if source == "last" else resolve.best_of(
+        return home, resolve.last_of(home, listing) if source == "last" else ranking.best_of(
             listing, which, home.store.root
         )
     text = str(source)

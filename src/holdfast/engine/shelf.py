@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from holdfast.catalog import publish as publishing
-from holdfast.catalog import records, resolve
+from holdfast.catalog import ranking, records, resolve
 from holdfast.catalog.directories import Draft
 from holdfast.catalog.folder import Folder
 from holdfast.catalog.runs import Run
@@ -80,10 +80,10 @@ class Shelf:
         self._durable: set[int] = set()
         listing = folder.scan()
         own = listing.of_run(run.ref.id)
-        self._promised = resolve.promised(listing, run.ref.id)
+        self._promised = ranking.promised(listing, run.ref.id)
         # A misspelt metric is found at the first validation, and is to cost nothing until then.
         self._unmeasured = set(metrics).difference(*(r.scores for r in own))
-        self._ranked = resolve.ranked_before(listing, run.ref.id) if self._unmeasured else set()
+        self._ranked = ranking.ranked_before(listing, run.ref.id) if self._unmeasured else set()
         self.sequence = max((r.sequence for r in own), default=0)
         self.abandoned = {r.id for r in own if run.source is not None and r.order > run.source.order}
 

@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from holdfast.errors import ConfigError
 
@@ -25,6 +25,13 @@ class Terminated(SystemExit):
 def exit_code(sig: int) -> int:
     """The exit code by which a shell knows that signal ``sig`` ended a process: 128 + its number."""
     return 128 + int(sig)
+
+
+def stop(pending: signal.Signals) -> NoReturn:
+    """End a loop as the signal would have ended it."""
+    if pending is signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(exit_code(pending))
 
 
 class _Sign:

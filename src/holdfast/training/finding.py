@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 from holdfast.callbacks.model_checkpoint import ModelCheckpoint
-from holdfast.catalog import resolve
+from holdfast.catalog import ranking, resolve
 from holdfast.catalog.folder import Folder
 from holdfast.catalog.verify import Verdict
 from holdfast.engine.commit import words
@@ -183,7 +183,7 @@ def best(callback: ModelCheckpoint | None, folders: Sequence[Folder]) -> str:
         logger.info("ckpt_path='best': the ModelCheckpoint has no monitor, so that the newest is meant")
         return _path(folder, record)
     listing = next(listing for one, listing in listed if one is folder)
-    return _path(folder, resolve.best_of(listing, callback.ranking(), folder.store.root))
+    return _path(folder, ranking.best_of(listing, callback.ranking(), folder.store.root))
 
 
 def _auto(
