@@ -167,6 +167,7 @@ class Checkpointer(Reading):
             ConfigError: An object has no state, or a name is reserved.
             NotFound: There is no such checkpoint.
             Corrupt: The named checkpoint is damaged; nothing was changed.
+            Unreadable: One that may be the newest cannot be read; nothing was changed.
             Incompatible: It does not fit the objects; nothing was changed.
         """
         objects = placed(objects)

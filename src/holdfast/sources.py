@@ -61,6 +61,7 @@ def newest(
         mapped: As for ``read``.
 
     Raises:
+        Unreadable: One cannot be read, and none that is whole comes before it.
         Incompatible: It lacks a part.
     """
     found = looking_again(
@@ -96,6 +97,7 @@ def read(
     Raises:
         NotFound: There is no such checkpoint.
         Corrupt: It is damaged.
+        Unreadable: Which one ``"last"`` means cannot be told, for a file that cannot be read.
         Foreign: Holdfast did not write it.
         Incompatible: It lacks a part.
     """
@@ -105,8 +107,7 @@ def read(
         wanted = record.parts if parts is None else parts
         return _read(home, folder, record, wanted, optional, location=location, dtype=dtype, mapped=mapped)
 
-    with resolve.of_a_word() if source in ("last", "best") else nullcontext():
-        return looking_again(look)
+    return _of(source, look)
 
 
 def read_tensor(
@@ -125,7 +126,7 @@ def read_tensor(
         with _opened(home, folder, record) as file:
             return file.tensor(name, location=location, dtype=dtype)
 
-    return looking_again(look)
+    return _of(source, look)
 
 
 @contextmanager
@@ -147,6 +148,11 @@ def looking_again(look: Callable[[], T]) -> T:
             if error.errno != errno.ENOENT:
                 raise
     return look()
+
+
+def _of(source: str | os.PathLike[str], look: Callable[[], T]) -> T:
+    with resolve.of_a_word() if source in ("last", "best") else nullcontext():
+        return looking_again(look)
 
 
 def _find(home: Folder, source: str | os.PathLike[str], which: Which) -> tuple[Folder, Record]:

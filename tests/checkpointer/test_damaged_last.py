@@ -66,7 +66,9 @@ def test_whoever_asks_by_a_word_for_a_damaged_one_hears_of_auto(tmp_path, word):
         trainer(tmp_path, **{**options, "callbacks": [best]}).fit(net(), loader(), loader(), ckpt_path=word)
     with pytest.raises(Corrupt) as in_a_loop:
         Checkpointer(tmp_path, when=every(steps=1)).load(word)
-    for caught in (in_a_fit, in_a_loop):
+    with pytest.raises(Corrupt) as of_a_tensor:
+        Checkpointer(tmp_path, when=every(steps=1)).load_tensor("state_dict.layers.0.weight", word)
+    for caught in (in_a_fit, in_a_loop, of_a_tensor):
         assert str(caught.value).count("'auto' (with a Checkpointer: resume())") == 1
 
 
@@ -100,6 +102,17 @@ def test_a_damaged_file_that_makes_room_is_told_of_once(three, caplog):
         saver.step()
     assert [r.getMessage() for r in caplog.records if r.levelname == "WARNING"] == []
     assert (three / "last-v1.ckpt").stat().st_size == 500
+
+
+def test_a_damaged_file_with_another_name_needs_no_third(three, caplog):
+    """``last.ckpt`` moves on from it; it is told of where it is passed over, and stays under its own name."""
+    damage(of_step(three, 3), offset=5000)
+    with Checkpointer(three, when=every(steps=1), which=newest(3)) as saver:
+        assert saver.resume(model=torch.nn.Linear(2, 2)).steps == 2
+        saver.step()
+    names = ["epoch=0-step=1.ckpt", "epoch=0-step=2.ckpt", "epoch=0-step=3-v1.ckpt", "epoch=0-step=3.ckpt", "last.ckpt"]
+    assert sorted(path.name for path in three.glob("*.ckpt")) == names
+    assert "is now" not in caplog.text
 
 
 # Files that cannot be read, which may be whole

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from holdfast.catalog import directories, records
 from holdfast.catalog.directories import Draft
-from holdfast.catalog.folder import Folder, Listing, file_fact
+from holdfast.catalog.folder import Folder, Listing, file_fact, identity
 from holdfast.catalog.manifest import Manifest, number
 from holdfast.catalog.verify import Verdict
 from holdfast.errors import StoreError
@@ -196,20 +196,35 @@ def _keep_what_is_there(
     stands = directories.is_own_name(folder.store, name)
     if not stands and folder.store.stat(name) is None:
         return  # it leads to a folder, which has a name of its own
-    others = set() if record is None else set(record.names) - {name, *moved}
-    if record is not None and not stands and (others or (record.id in going and not record.pinned)):
+    if record is None:
+        _keep_stranger(folder, listing, name, stands=stands)
         return
-    wanted = name if record is None else Where().name(record.progress, record.scores)
-    free = Where().versioned(wanted, listing.names)
+    others = set(record.names) - {name, *moved}
+    if not stands and (others or (record.id in going and not record.pinned)):
+        return
+    free = Where().versioned(Where().name(record.progress, record.scores), listing.names)
     kept = _set_aside(folder, name, min(others, default=free)) if stands else _link(folder, name, free, move=False)
-    if record is not None:
-        folder.ledger.write("linked", id=record.id, file=file_fact(kept))
+    folder.ledger.write("linked", id=record.id, file=file_fact(kept))
+
+
+def _keep_stranger(folder: Folder, listing: Listing, name: str, *, stands: bool) -> None:
+    """The same for what is no checkpoint, or none any more; it is said, for its name is another now."""
+    if not stands and _has_another_name(folder, listing, name):
         return
+    free = Where().versioned(name, listing.names)
+    kept = _set_aside(folder, name, free) if stands else _link(folder, name, free, move=False)
     stranger = next((s for s in listing.strangers if s.name == name), None)
     why = "no checkpoint of Holdfast's is there" if stranger is None else stranger.why
     logger.warning("'%s' is now '%s', and gives its name to another: %s", name, kept.name, why)
     if stranger is not None and stranger.was is not None and stranger.verdict is Verdict.CORRUPT:
         folder.condemn(stranger.was.id, [kept], why)  # by its new name nobody would know what it was
+
+
+def _has_another_name(folder: Folder, listing: Listing, name: str) -> bool:
+    """Whether a file that is no checkpoint is there under a second name that is listed, as of now."""
+    others = [s.name for s in listing.strangers if s.name != name] if folder.store.traits.links else []
+    here, *there = [directories.entry_of(folder.store, one) for one in (name, *others)]
+    return here is not None and any(one is not None and identity(one) == identity(here) for one in there)
 
 
 def _set_aside(folder: Folder, name: str, kept: str) -> Entry:

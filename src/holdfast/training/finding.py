@@ -60,6 +60,7 @@ def find(
     Raises:
         NotFound: There is none; or rank 0 reads one that this rank cannot see.
         Corrupt: It is damaged, and ``"auto"`` was not asked for.
+        Unreadable: One that may be the newest cannot be read.
         RankError: Rank 0 has failed to find one.
     """
     group = group or Solo()
