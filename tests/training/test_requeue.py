@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 
 import pytest
 
+from faults import unreadable
 from holdfast.callbacks import ModelCheckpoint
+from holdfast.engine.group import Solo
+from holdfast.errors import Unreadable
+from holdfast.training import home
 from small_fits import fit, names, steps
 
 
@@ -94,6 +99,24 @@ def test_a_job_of_several_fits_without_folders_is_told_to_place_them(job, tmp_pa
     assert job(0, folder=None)[0] == 0
     assert job(0, stop=5, folder=None)[0] == 138
     assert job(1, folder=None)[1][0] == "began 0"
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO])
+def test_a_job_whose_checkpoints_cannot_be_read_does_not_begin_anew(tmp_path, code):
+    """They may be what it has saved itself."""
+    fit(tmp_path, ModelCheckpoint(tmp_path / "run"), max_epochs=1)
+    with unreadable(*tmp_path.glob("run/*.ckpt"), code=code), pytest.raises(Unreadable, match="Nothing was changed"):
+        home.of_job("7", [], [tmp_path], group=Solo())
+    assert home.of_job("7", [], [tmp_path], group=Solo()) is None
+
+
+def test_a_folder_that_cannot_be_looked_into_is_told_of(tmp_path, caplog):
+    """It may hold the run that is looked for; one that is not there holds none."""
+    home.near("last", [], [tmp_path / "none"])
+    assert caplog.text == ""
+    long = tmp_path / ("x" * 300)
+    home.near("last", [], [long])
+    assert f"runs in '{long}' are not looked for: File name too long" in caplog.text
 
 
 def test_a_damaged_newest_checkpoint_costs_the_steps_since_the_one_before(job, tmp_path):

@@ -199,7 +199,7 @@ def auto(
             return Found(record, read(folder, record), (*_newer_wrecks(listed, record), *passed))
         except (Corrupt, StoreError) as error:
             if unread := unread_by(error):
-                raise _unreadable(listed, [(folder, record.names[0], unread)]) from error
+                raise unreadable(listed, [(folder, record.names[0], unread)]) from error
             if not isinstance(error, Corrupt):
                 raise  # it is gone: whoever asked looks again
             # A part that is missing may come back; what was read and is wrong stays wrong.
@@ -229,10 +229,10 @@ def refuse_unreadable(
     wrecks = [(f, s) for f, s in _wrecks(listed, newest) if s.verdict is Verdict.UNREADABLE]
     unread = [(f, s.name, s.why) for f, s in wrecks if s.was is None or holds(s.was)]
     if unread:
-        raise _unreadable(listed, unread)
+        raise unreadable(listed, unread)
 
 
-def _unreadable(listed: Iterable[tuple[Folder, Listing]], unread: list[tuple[Folder, str, str]]) -> Unreadable:
+def unreadable(listed: Iterable[tuple[Folder, Listing]], unread: list[tuple[Folder, str, str]]) -> Unreadable:
     """The error for files that cannot be read: it names all that cannot, and the newest other one."""
     whys, others = [why for _, _, why in unread], []
     known = {(folder.store.root, name) for folder, name, _ in unread}

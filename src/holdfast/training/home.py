@@ -125,6 +125,9 @@ def of_job(job: str, callbacks: Sequence[ModelCheckpoint], roots: Iterable[str |
 
     Returns:
         The run; None where the job has written none, or, below roots, several: nobody can tell which of them is meant.
+
+    Raises:
+        Unreadable: Whether a checkpoint is of that job cannot be told, for it cannot be read.
     """
     placed = bool(callbacks) and all(callback.dirpath for callback in callbacks)
     folders = [Folder(LocalStore(str(c.dirpath))) for c in callbacks] if placed else list(_folders(roots))
@@ -149,14 +152,15 @@ def _runs_of(job: str, folders: Sequence[Folder]) -> dict[str, str]:
     """The runs that a job has written, newest first, each with the folder of its newest checkpoint."""
     looked: set[str] = set()
     found: dict[str, str] = {}
-    for folder, record in resolve.newest_first([(folder, folder.scan()) for folder in folders]):
+    listed = [(folder, folder.scan()) for folder in folders]
+    for folder, record in resolve.newest_first(listed):
         if record.run in looked:
             continue
         try:
             held = sources.read(folder, record.names[0], last(1), parts=[KEY], optional=[KEY]).parts
-        except (Corrupt, NotFound) as error:
-            if resolve.unread_by(error):
-                raise  # this may be the job's own run: it does not begin anew beside it
+        except (Corrupt, NotFound, StoreError) as error:
+            if unread := resolve.unread_by(error):  # it may be the job's own, which does not begin anew beside it
+                raise resolve.unreadable(listed, [(folder, record.names[0], unread)]) from error
             continue  # one before it may be whole
         looked.add(record.run)
         if held.get(KEY, {}).get("job") == job:
@@ -222,11 +226,17 @@ def _may_be_of(own: Mapping[str, tuple[int, ...]], folder: Folder, record: Recor
     return not own or not weights or any(own.get(bare_name(name)) == shape for name, shape in weights)
 
 
+def _say_unseen(error: OSError) -> None:
+    """A folder that nobody may look into may hold the run that is looked for; or be none of this program's."""
+    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        logger.warning("runs in '%s' are not looked for: %s", error.filename, error.strerror)
+
+
 def _folders(roots: Iterable[str | Path]) -> Iterator[Folder]:
     """Every folder of checkpoints at or below the roots; hidden ones and what lies very deep are left out."""
     seen = set()
     for root in dict.fromkeys(map(str, roots)):
-        for path, below, _ in os.walk(root):
+        for path, below, _ in os.walk(root, onerror=_say_unseen):
             if _NOTES in below and path not in seen:
                 seen.add(path)
                 yield Folder(LocalStore(path))
