@@ -16,8 +16,8 @@ from courses import train
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
-from faults import failing_at
-from holdfast import SaveFailedWarning, seed_everything
+from faults import failing_at, unreadable
+from holdfast import HoldfastError, SaveFailedWarning, seed_everything
 from holdfast.callbacks import Callback, ModelCheckpoint
 from holdfast.catalog import resolve
 from holdfast.catalog.folder import Folder
@@ -98,6 +98,16 @@ def shares(path: str, size: int) -> list[Any]:
 def course(folder: str, ckpt: str | None, size: int, options: dict[str, Any]) -> dict[str, Any]:
     """One fit of many saves; as ``courses.train``, with names that are folders."""
     return train(SHARDED, size, folder, ckpt, validates=False, **options)
+
+
+def unread(folder: str, size: int) -> list[str]:
+    """What error of each rank ends a fit that goes on with folders, of whose shards none may be read."""
+    with unreadable(*Path(folder).glob("*/*.distcp")):
+        try:
+            course(folder, "auto", size, {"max_epochs": 3})
+        except HoldfastError as error:
+            return [type(error).__name__, str(error)]
+    return []
 
 
 def kept(folder: str) -> list[list[str]]:

@@ -96,6 +96,18 @@ def same_tensors(one: Path, other: Path) -> bool:
     return all((one / name).read_bytes() == (other / name).read_bytes() for name in names) and names != []
 
 
+def test_no_rank_begins_anew_where_shards_cannot_be_read(ranks, tmp_path):
+    """Rank 0 finds it out, and the other hears it from rank 0; nothing was changed."""
+    ranks.run("folders:course", f"{tmp_path}/a", None, 2, {"max_epochs": 2}, size=2)
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    zero, one = [rank.value for rank in ranks.run("folders:unread", f"{tmp_path}/a", 2, size=2)]
+    assert (zero[0], one[0]) == ("Unreadable", "RankError")
+    for _, said in (zero, one):
+        assert f"checkpoint '{tmp_path}/a/epoch=1-step=12.ckpt' cannot be read: cannot open" in said
+        assert "Permission denied" in said
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
+
+
 def test_a_damaged_shard_fails_on_all_ranks_or_is_walked_back_from(ranks, tmp_path):
     """The shard of rank 1, which rank 0 would not read: named on all; ``auto`` goes on from the one before."""
     ranks.run("folders:course", f"{tmp_path}/a", None, 2, {"max_epochs": 2}, size=2)

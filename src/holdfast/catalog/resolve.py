@@ -213,7 +213,7 @@ def auto(
 def unread_by(error: HoldfastError) -> str:
     """What kept the bytes of a checkpoint from being read, if that is what an error tells of; else nothing."""
     cause = error if isinstance(error, StoreError) else error.__cause__
-    if not isinstance(cause, StoreError) or cause.errno in (errno.ENOENT, errno.ENOTDIR):
+    if not isinstance(cause, StoreError) or cause.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
         return ""
     return cause.what.rstrip(".")
 
