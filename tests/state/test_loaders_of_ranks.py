@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
-from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
+from torch.utils.data import (
+    DataLoader,
+    DistributedSampler,
+    RandomSampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from holdfast.state.samplers import GlobalSampler
@@ -16,6 +25,7 @@ from loader_cases import Backwards, Numbers, Run, seed_all, seeded, stored
 pytestmark = pytest.mark.filterwarnings("ignore:.set_vital. is deprecated")
 SAMPLES, BATCH = 24, 8  # the batch is that of all ranks together: 3 an epoch
 SAMPLERS = {
+    "in a row": SequentialSampler,
     "shuffled": RandomSampler,
     "shuffled by a generator": lambda data: RandomSampler(data, generator=seeded()),
     "with replacement": lambda data: RandomSampler(data, replacement=True),
@@ -24,7 +34,7 @@ SAMPLERS = {
     "a subset": lambda data: SubsetRandomSampler(range(SAMPLES)),
     "a user's order": lambda data: Backwards(SAMPLES),
 }
-EXACT_ALONE = ("shuffled",)  # of which one process draws an order that ranks can have too
+EXACT_ALONE = ("in a row", "shuffled")  # of which one process draws an order that ranks can have too
 
 
 def one_process(kind, size=1, loader=DataLoader):
@@ -95,6 +105,34 @@ class Subclass(DataLoader):
 
     def __iter__(self):
         return super().__iter__()
+
+
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("loader", [DataLoader, StatefulDataLoader, Subclass])
+def test_ranks_that_go_on_from_one_process_say_that_later_epochs_have_another_order(loader, size):
+    """From an epoch's end, and within one; one process with a strategy for ranks does too. Not of rows in a row."""
+
+    def after(kind, stop_at):
+        seed_all(1)
+        stopped = Run(one_process(kind, loader=loader))
+        seen = len(stopped.epochs(3, stop_at))
+        state = {"epoch": 2, "done": 0, "feed": stopped.feed.state_dict(3, over=True)}
+        seed_all(1)
+        whole = together([Run(one_process(kind, loader=loader))])
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            rest = gone_on(ranks(kind, size, 77, loader), [state if stop_at[1] == 3 else stopped.state()] * size)
+        said = [str(one.message) for one in caught if "Going on" in str(one.message)]
+        return rest == whole[seen:], said
+
+    for stop_at in ((1, 1), (1, 3)):
+        same, said = after("shuffled", stop_at)
+        assert not same
+        assert len(said) == size
+    assert "the epochs that follow come in another order" in said[0]
+    same, said = after("in a row", (1, 3))
+    assert same
+    assert bool(said) == (loader is StatefulDataLoader)  # whose order is not asked for: it is said too often
 
 
 @pytest.mark.parametrize("loader", [StatefulDataLoader, Subclass])

@@ -206,6 +206,7 @@ def write(folder: str, kinds: list[str], strategies: list[str], size: int) -> di
 def read(folder: str, strategies: list[str], size: int, names: list[str] | None = None) -> dict[str, Any]:
     """Go on by each strategy from each file there is, or those named; what came of it before the first step."""
     warnings.simplefilter("error")
+    warnings.filterwarnings("ignore", "Going on is not exact: the DataLoader had an order of its own")  # as one process
     seen: dict[str, Any] = {}
     named = None if names is None else [Path(folder, f"{name}.ckpt") for name in names]
     for path in sorted(Path(folder).glob("*.ckpt")) if named is None else named:

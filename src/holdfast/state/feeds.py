@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from holdfast.log import warn
 from holdfast.state import generators, random
-from holdfast.state.samplers import can_share, go_on_sharing, shared_order
+from holdfast.state.samplers import GlobalSampler, can_share, go_on_sharing, in_a_row, sampler_of, shared_order
 from holdfast.state.signals import standing_by
 
 _END: Any = object()
@@ -162,7 +162,8 @@ class Keeping:
     @staticmethod
     def _among(shared: Mapping[str, int] | None, workers: int) -> str:
         ranks = 1 if shared is None else shared["ranks"]
-        return f"on {ranks} rank{'s' * (ranks > 1)} and in {workers} workers"
+        order = "" if shared is None else " in the order that ranks share"
+        return f"on {ranks} rank{'s' * (ranks > 1)}{order} and in {workers} workers"
 
     def _generators(self) -> dict[str, generators.Generator]:
         """Those that it draws from besides: torchdata's puts them back as they were at the beginning of the pass."""
@@ -238,7 +239,7 @@ class Rereading:
     def inexact(self, state: Mapping[str, Any]) -> list[str]:
         """See ``Feed``."""
         if state.get("over", True) or isinstance(self.loader, Sequence):
-            return []
+            return order_of_ranks(self.loader, state)
         return [
             f"a {name_of(self.loader)} can only be read from its beginning: its first {state['done']:,} batches are "
             "read again and thrown away, and the others are those that would have come only if that follows from the "
@@ -328,6 +329,16 @@ def another_order(loader: Any) -> str:
         f"what read the data before kept its place in another way than this {name_of(loader)}, or with other workers: "
         "the epochs that follow come in another order"
     )
+
+
+def order_of_ranks(loader: Any, state: Mapping[str, Any]) -> list[str]:
+    """What follows where ranks share the order now that a loader had for itself."""
+    sampler = sampler_of(loader) if isinstance(loader, DataLoader) else None
+    alone = "kind" in state and state.get("shared") is None
+    if not alone or not isinstance(sampler, GlobalSampler) or in_a_row(sampler):
+        return []
+    name = name_of(loader)
+    return [f"the {name} had an order of its own, and ranks share one: the epochs that follow come in another order"]
 
 
 def say(sentences: Iterable[str]) -> None:

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, DistributedSampler, Sampler, SequentialSampler
+from torch.utils.data import DataLoader, DistributedSampler
 
 from holdfast.log import logger
 from holdfast.state import generators, order, random
@@ -24,11 +24,12 @@ from holdfast.state.feeds import (
     keeps_state,
     length_of,
     name_of,
+    order_of_ranks,
     passing,
     say,
     started,
 )
-from holdfast.state.samplers import GlobalSampler, go_on_sharing, replaced, shared_order
+from holdfast.state.samplers import GlobalSampler, go_on_sharing, in_a_row, replaced, shared_order
 from holdfast.state.workers import tasks
 
 
@@ -105,14 +106,14 @@ class Indexed:
 
     def inexact(self, state: Mapping[str, Any]) -> list[str]:
         """See ``Feed``."""
-        in_a_row = type(_sampler(self.loader)) is SequentialSampler
+        row, shared_now = in_a_row(_sampler(self.loader)), order_of_ranks(self.loader, state)
         if state.get("over", True):
             kept = state.get("kind") == Keeping.kind and state.get("shared") is None
-            return [another_order(self.loader)] if kept and not in_a_row else []
+            return [another_order(self.loader)] if kept and not row else shared_now
         if state["kind"] == self.kind:
-            said = _differences(state["facts"], self.loader)
+            said = [*_differences(state["facts"], self.loader), *shared_now]
             return said if _drawn_again(state, _sampler(self.loader)) else [*said, self._other_order(state)]
-        if in_a_row:
+        if row:
             return []  # the order of before follows from nothing that a checkpoint could hold
         return [
             f"the checkpoint does not hold the place of this {name_of(self.loader)} in its data: its first "
@@ -283,8 +284,7 @@ def _drawn_again(state: Mapping[str, Any], sampler: Any) -> bool:
     """Whether ranks that share an order now, if they do, can draw that of a pass that one process had begun."""
     if state["shared"] is not None or not isinstance(sampler, GlobalSampler):
         return True
-    plain = not isinstance(sampler.source, Sampler)
-    return plain and (state["begun"]["seed"] is not None or not sampler.shuffle)
+    return not sampler.reads_source and (state["begun"]["seed"] is not None or not sampler.shuffle)
 
 
 def _facts(loader: DataLoader[Any]) -> dict[str, Any]:

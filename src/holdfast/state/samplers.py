@@ -101,9 +101,14 @@ class GlobalSampler(Sampler[int]):
             order = order[:shared]
         return order[self.rank :: self.size]
 
+    @property
+    def reads_source(self) -> bool:
+        """Whether the source is a sampler, with an order of its own."""
+        return isinstance(self.source, Sampler) or not hasattr(self.source, "__getitem__")
+
     def _order(self, seed: int) -> torch.Tensor:
         """All samples of an epoch, the same on every rank."""
-        if isinstance(self.source, Sampler) or not hasattr(self.source, "__getitem__"):
+        if self.reads_source:
             return torch.tensor(_read_seeded(self.source, seed), dtype=torch.int64)
         if not self.shuffle:
             return torch.arange(len(self.source))
@@ -159,6 +164,13 @@ def can_share(loader: Any) -> bool:
     sampler, batches = sampler_of(loader), loader.batch_sampler
     known = isinstance(sampler, Sized) and not isinstance(sampler, DistributedSampler)
     return known and (batches is None or isinstance(batches, BatchSampler))
+
+
+def in_a_row(sampler: Any) -> bool:
+    """Whether a sampler gives the samples in their own order, which ranks and one process have alike."""
+    if isinstance(sampler, GlobalSampler):
+        return not sampler.shuffle and not sampler.reads_source
+    return type(sampler) is SequentialSampler
 
 
 def go_on_sharing(loader: Any, state: Mapping[str, Any]) -> Any:

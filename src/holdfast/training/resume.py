@@ -219,7 +219,7 @@ def going_on(opened: Opened, *, rank: int = 0, size: int = 1) -> tuple[Progress,
     if not loop.get("at_boundary", True):
         inexact.append("an error had left it inside a step, so what that step drew from the random state stays drawn")
     if opened.stand is None and (before := ranks_of(opened.state.get(OWN, {}))) != size:
-        kept = "epochs that begin from here on are in another order"
+        kept = "all go on from its place in what it trained on"
         if before > 1:
             kept = (
                 "the order that ranks share is kept"
