@@ -156,7 +156,13 @@ def test_a_run_does_not_begin_anew_where_no_file_can_be_read(three, ledger):
         told = refused(three)
     for step in (1, 2, 3):
         assert f"cannot open '{of_step(three, step)}': Permission denied" in told
-    for words in ("Nothing was changed", "permissions", 'resume("fresh")', "ckpt_path=None"):
+    for words in (
+        "Nothing was changed",
+        "No other checkpoint can be read",
+        "permissions",
+        'resume("fresh")',
+        "ckpt_path=None",
+    ):
         assert words in told
     with Checkpointer(three, when=every(steps=1)) as saver:
         assert saver.resume(model=torch.nn.Linear(2, 2)).steps == 3

@@ -252,8 +252,8 @@ def unreadable(listed: Iterable[tuple[Folder, Listing]], unread: list[tuple[Fold
     return Unreadable(
         f"cannot be read: {'; '.join(whys[:_NAMED])}{more}.",
         checkpoint=f"{folder.store.root}/{name}",
-        good=f"It may be whole, so nothing older was taken for it, and no run began. Nothing was changed. "
-        f"{newest_good(others)}",
+        good="It may be whole, so nothing older was taken for it, and no run began. Nothing was changed. "
+        + (newest_good(others) if others else "No other checkpoint can be read."),
         remedy="Mend what is in the way, such as permissions, and start again. Or name the checkpoint that is meant by "
         'its path, or begin anew: with ckpt_path=None, or with a Checkpointer by resume("fresh").',
     )
