@@ -8,8 +8,8 @@ import warnings
 
 logger = logging.getLogger("holdfast")
 
-_BETWEEN = {"holdfast", "torch", "contextlib"}
-"""Packages whose frames may lie between a warning and the user's line."""
+_BETWEEN = {"holdfast", "contextlib"}
+"""Whose frames may lie between a warning and the user's line: an ExitStack may be what closes a Checkpointer."""
 
 
 def warn(text: str, category: type[Warning] = UserWarning) -> None:

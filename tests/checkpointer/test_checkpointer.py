@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -669,20 +670,22 @@ def test_an_error_in_the_block_saves_nothing_and_goes_on_its_way(error, tmp_path
 
 
 def test_a_save_that_fails_while_an_error_goes_by_does_not_hide_it():
-    """The loop's error is the one that is seen; that the save failed too is a warning."""
+    """The loop's error is the one that is seen; that the save failed too is a warning, which points to the block."""
 
     class FullStore(GatedStore):
         def create(self, name, *, owner, size):
             raise StoreError("create", name, OSError(errno.ENOSPC, "No space left on device"))
 
     with (
-        pytest.warns(SaveFailedWarning, match="No space left"),
+        pytest.warns(SaveFailedWarning, match="No space left") as told,
         pytest.raises(Gone),
-        Checkpointer(FullStore(), when=every(steps=1)) as ckpt,
+        ExitStack() as stack,
     ):
+        ckpt = stack.enter_context(Checkpointer(FullStore(), when=every(steps=1)))
         ckpt.resume(model=torch.nn.Linear(1, 1))
         ckpt.step()
         raise Gone
+    assert told[0].filename == __file__
 
 
 def test_a_last_save_that_fails_raises_and_the_run_has_not_ended_clean(tmp_path):
