@@ -73,6 +73,7 @@ def plain(**options):
     return DataLoader(options.pop("dataset", None) or Rows(), **options)
 
 
+START = "start.ckpt"
 LOADERS = {
     "shuffled": plain,
     "shuffled, workers": lambda: plain(num_workers=2, persistent_workers=True, prefetch_factor=3),
@@ -113,6 +114,17 @@ class Net(L.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=0.01)
 
 
+class SavesAtTheStart(L.Callback):
+    """Saves by hand before the second epoch's first batch is asked for."""
+
+    def __init__(self, folder):
+        self.path = Path(folder, START)
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch == 1:
+            trainer.save_checkpoint(self.path)
+
+
 def run(folder, kind, seed, name="", *, make=Net, loader=None, validation=None, **options):
     """Train, saving after each step; or go on from checkpoint ``name``. The trainer."""
     L.seed_everything(seed, verbose=False)
@@ -122,7 +134,8 @@ def run(folder, kind, seed, name="", *, make=Net, loader=None, validation=None, 
         options["val_check_interval"] = 3
         options["check_val_every_n_epoch"] = None
     saver = ModelCheckpoint(folder, "{step}", every_n_train_steps=1, save_top_k=-1)
-    trainer = L.Trainer(callbacks=[] if name else [saver], enable_checkpointing=not name, **quiet, **options)
+    callbacks = [] if name else [saver, SavesAtTheStart(folder)]
+    trainer = L.Trainer(callbacks=callbacks, enable_checkpointing=not name, **quiet, **options)
     validation = validation or DataLoader(Rows(8, noise=True), batch_size=2, shuffle=True)
     net = make()
     trainer.fit(net, loader or LOADERS[kind](), validation, ckpt_path=Path(folder, name) if name else None)

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import exact_fits
-from exact_fits import EPOCHS, LOADERS, SAMPLES, Net, Rows, end_of, plain, run
+from exact_fits import EPOCHS, LOADERS, SAMPLES, START, Net, Rows, end_of, plain, run
 from holdfast.callbacks import ModelCheckpoint
 from sameness import same
 from scale import sample
@@ -56,6 +56,9 @@ def test_a_run_goes_on_in_its_data(kind, server, tmp_path):
     for step, rest in gone_on(server, tmp_path, kind, STOPS).items():
         assert len(rest["seen"]) == 15 - step
         check(rest, whole, step)
+    (rest,) = in_child(server, tmp_path, kind, 99, [START], {})
+    assert len(rest["seen"]) == 10
+    check(rest, whole, START)
 
 
 def samples(seen, epoch):

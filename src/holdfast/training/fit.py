@@ -113,11 +113,16 @@ class FitLoop(Stepping):
             "window": self._window if self.at_boundary else bool(self.batch % self.limits.accumulate),
             "waiting": sorted(self._waiting),
             "within": self._within,
-            "data": self._place or self.batches.feed.state_dict(self.batch, over=self.complete),
+            "data": self._place or self.batches.feed.state_dict(self.batch, over=self._between),
             "validation": self._evaluation_places() if self.random is None else self._validating,
             "metrics": self.metrics.state_dict(),
         }
         return state if self.limits.max_time is None else {**state, "elapsed": self._seconds()}
+
+    @property
+    def _between(self) -> bool:
+        """Whether the next batch is of a new pass over the data: hooks of an epoch's start come before that begins."""
+        return self.complete or (self.batch == 0 and not self._within)
 
     def go_on_from(self, progress: Progress, state: dict[str, Any]) -> None:
         """Stand where a checkpoint stood."""
