@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,10 @@ import pytest
 hypothesis.settings.register_profile("judged", derandomize=True)
 if os.environ.get("CI"):
     hypothesis.settings.load_profile("judged")
+
+# Where the tests are a shell's background job, it has them ignore Ctrl-C, and so would the children that are sent one.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 HERE = Path(__file__).parent
 SLOW = (
