@@ -13,10 +13,12 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 THREADS = max(2, min(4, os.cpu_count() or 1))
-"""How many threads read or write one file: two keep a disk busy while checksums are computed, more help fast ones."""
+"""How many threads read one file: two keep a disk busy while checksums are computed, more help fast ones."""
+WRITERS = 4
+"""How many write one, however few cores there are: all but one may wait for the disk, which takes next to no core."""
 
 
-def spread(items: Iterable[T], worker: Callable[[], Callable[[T], None]], *, threads: int = THREADS) -> None:
+def spread(items: Iterable[T], worker: Callable[[], Callable[[T], None]], *, threads: int) -> None:
     """Hand out ``items`` to threads, the calling one among them, and return when all are done.
 
     The first failure stops the others after the item that they are at, and is raised. Where the system starts no

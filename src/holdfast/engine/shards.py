@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 
 from holdfast.catalog import layout
 from holdfast.catalog.checksums import crc32, joined
-from holdfast.catalog.parallel import spread
+from holdfast.catalog.parallel import WRITERS, spread
 from holdfast.engine import pickling
 from holdfast.engine.statetree import TensorRef, refuse
 from holdfast.store import Sink
@@ -208,7 +208,7 @@ class ShardFile:
         """
         ranges = list(self._ranges.values())
         crcs: dict[int, int] = {}
-        spread(ranges, lambda: partial(_write, sink, crcs), threads=min(4, max(1, len(ranges))))
+        spread(ranges, lambda: partial(_write, sink, crcs), threads=min(WRITERS, max(1, len(ranges))))
         whole, position = 0, 0
         for one in ranges:
             gap = bytes(one.offset - position)

@@ -104,8 +104,9 @@ class Shelf:
         kept = dict(self._promised)
         if self._ranked:
             self._unmeasured.difference_update(*(r.scores for r in self.folder.scan().of_run(self.run.ref.id)))
+            self._ranked = self._ranked if self._unmeasured else set()
             why = f"not measured yet, to rank by: {', '.join(sorted(self._unmeasured))}"
-            kept.update(dict.fromkeys(self._ranked, why) if self._unmeasured else {})
+            kept.update(dict.fromkeys(self._ranked, why))
         source = self.run.source
         if source is None or len(self._durable) >= 2:
             return kept

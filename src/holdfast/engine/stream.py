@@ -19,12 +19,10 @@ from numpy.typing import NDArray
 
 from holdfast.catalog.checksums import crc32, joined
 from holdfast.catalog.layout import CRC_PLACE, Slot, local_header
-from holdfast.catalog.parallel import spread
+from holdfast.catalog.parallel import WRITERS, spread
 from holdfast.store import Sink
 from holdfast.store.direct import BLOCK, aligned_memory
 
-_THREADS = 4
-"""However few cores there are: all but one may wait for the disk at once, which takes next to none of a core."""
 _REGION = 4 * 2**20
 _STEP = 2**20
 """Bytes copied before their checksum is taken: few enough to be in the processor's cache still."""
@@ -55,13 +53,13 @@ class Stream:
         self._sink = sink
         self._headers = [slot.header for slot in slots]
         self._end = slots[-1].offset + slots[-1].length
-        self._region = max(BLOCK, min(_REGION, memory // (2 * _THREADS), self._end) // BLOCK * BLOCK)
+        self._region = max(BLOCK, min(_REGION, memory // (2 * WRITERS), self._end) // BLOCK * BLOCK)
         self._crcs = [0] * len(slots)
         self._pieces: dict[int, list[tuple[int, int, int]]] = {}  # of entries in several regions: start, length, CRC
         self._blocks: dict[int, bytearray] = {}  # where the headers of those are
         self._held = memory // 8 // BLOCK  # how many blocks there may be
         # Each thread holds one buffer at most, so that there is always one to fill or one to write.
-        count = min(max(_THREADS, (memory - memory // 8) // self._region), -(-self._end // self._region))
+        count = min(max(WRITERS, (memory - memory // 8) // self._region), -(-self._end // self._region))
         self._free: list[Bytes] = list(np.frombuffer(aligned_memory(count * self._region), np.uint8).reshape(count, -1))
         self._filled: deque[tuple[int, Bytes]] = deque()
         self._unread = -(-self._end // self._region)
@@ -79,7 +77,7 @@ class Stream:
             StoreError: A write failed, on any thread.
         """
         regions = range(0, self._end, self._region)
-        spread(regions, lambda: lambda start: self._do(start, read), threads=min(_THREADS, len(regions)))
+        spread(regions, lambda: lambda start: self._do(start, read), threads=min(WRITERS, len(regions)))
         for index, pieces in self._pieces.items():
             for _, length, crc in sorted(pieces):
                 self._crcs[index] = joined(self._crcs[index], crc, length)
@@ -98,7 +96,7 @@ class Stream:
             all_read = self._unread == 0
         if all_read:
             read()
-        while self._filled and (all_read or self._writing < _THREADS - 1):
+        while self._filled and (all_read or self._writing < WRITERS - 1):
             self._write_one()
 
     def _buffer(self) -> Bytes:

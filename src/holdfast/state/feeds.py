@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from holdfast.log import warn
 from holdfast.state import generators, random
 from holdfast.state.samplers import GlobalSampler, can_share, go_on_sharing, in_a_row, sampler_of, shared_order
-from holdfast.state.signals import standing_by
+from holdfast.state.standing_by import standing_by
 
 _END: Any = object()
 

@@ -11,15 +11,15 @@ from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
 from holdfast.errors import ConfigError
+from holdfast.state.standing_by import Sign
 
 _Handler = Callable[[int, FrameType | None], Any] | int
 
 _UNCATCHABLE = ("SIGKILL", "SIGSTOP")
-_UP, _DOWN = b"1", b"0"
 
 
 class Terminated(SystemExit):
-    """What a fit ends with after SIGTERM: its state is durable, and the shell is told the signal."""
+    """What training ends with after SIGTERM: its state is durable, and the shell is told the signal."""
 
 
 def exit_code(sig: int) -> int:
@@ -27,73 +27,16 @@ def exit_code(sig: int) -> int:
     return 128 + int(sig)
 
 
+def ended(code: int) -> SystemExit:
+    """What a program ends with by an exit code that tells of a signal."""
+    return Terminated(code) if code == exit_code(signal.SIGTERM) else SystemExit(code)
+
+
 def stop(pending: signal.Signals) -> NoReturn:
-    """End a loop as the signal would have ended it."""
+    """End a loop as the signal would have ended it, its state durable."""
     if pending is signal.SIGINT:
         raise KeyboardInterrupt
-    raise SystemExit(exit_code(pending))
-
-
-class _Sign:
-    """What shows other processes, for as long as it is up, that this one answers some signals.
-
-    Args:
-        signals: Those.
-    """
-
-    up: _Sign | None = None
-    """The one that was put up last, and is up."""
-
-    def __init__(self, signals: Iterable[signal.Signals]) -> None:
-        self.signals, self._above = tuple(signals), _Sign.up
-        make = getattr(os, "memfd_create", None)  # Linux's
-        self._fd = -1 if make is None else make("holdfast-signals")
-        self.path = f"/proc/{os.getpid()}/fd/{self._fd}"
-        if make is not None:
-            os.write(self._fd, _UP)
-            _Sign.up = self
-
-    def take_down(self) -> None:
-        """From now on no other process takes this one for answering anything."""
-        if self._fd >= 0:
-            os.pwrite(self._fd, _DOWN, 0)
-            os.close(self._fd)
-            self._fd, _Sign.up = -1, self._above
-
-
-class _StandingBy:
-    """Lets a worker pass over the first signal that its parent answers; then calls what was to be called there."""
-
-    def __init__(self, sign: _Sign, init: Callable[[int], None] | None) -> None:
-        self._path, self._signals, self._init = sign.path, sign.signals, init
-        self._fd, self._passed = -1, False
-
-    def __call__(self, worker: int) -> None:
-        with contextlib.suppress(OSError):  # a system that shows no other processes: the signal ends it, as ever
-            self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-            for sig in self._signals:
-                signal.signal(sig, self._answer)
-        if self._init is not None:
-            self._init(worker)
-
-    def _answer(self, number: int, frame: FrameType | None) -> None:
-        if not self._passed and os.pread(self._fd, 1, 0) == _UP:
-            self._passed = True
-            return
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)
-
-
-def standing_by(init: Callable[[int], None] | None) -> Callable[[int], None] | None:
-    """A ``worker_init_fn`` by which a worker outlives the first signal that this process answers now.
-
-    A scheduler sends it to all processes of a job at once. This one still needs its workers: torch raises the death
-    of one at whatever line the training is, and that may be in the middle of an optimizer's step.
-
-    Args:
-        init: What the user has the workers call; also what is returned where no signal is answered.
-    """
-    return init if _Sign.up is None else _StandingBy(_Sign.up, init)
+    raise ended(exit_code(pending))
 
 
 class Signals:
@@ -109,7 +52,7 @@ class Signals:
 
     In a forked child the first SIGINT is passed over in silence: a terminal sends it to every process at once, and
     the parent may still need this one. Any other signal acts there as if we were not there, but for a worker that
-    stands by (``standing_by``).
+    stands by (see ``standing_by.py``).
 
     Args:
         signals: The signals to answer.
@@ -132,7 +75,7 @@ class Signals:
             )
         self._previous: dict[signal.Signals, _Handler] = {}
         self._process = 0
-        self._sign: _Sign | None = None
+        self._sign: Sign | None = None
         self.pending: signal.Signals | None = None
         self.installed = False
 
@@ -150,7 +93,7 @@ class Signals:
                     self._previous[sig] = handler
                     signal.signal(sig, self._answer)
         self.installed = bool(self._previous)
-        self._sign = _Sign(self._previous) if self.installed else None
+        self._sign = Sign(self._previous) if self.installed else None
         return self
 
     def __exit__(

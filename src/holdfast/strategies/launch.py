@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 from holdfast.errors import ConfigError, RankError
-from holdfast.state.signals import Terminated, exit_code
+from holdfast.state.signals import ended, exit_code
 from holdfast.strategies.world import CHILD, World, world_of
 
 T = TypeVar("T")
@@ -191,8 +191,7 @@ class Forked:
                     pass
             except ProcessExitedException as error:
                 if error.exit_code in _STOPPED:  # all ranks have answered a signal
-                    terminated = error.exit_code == exit_code(signal.SIGTERM)
-                    raise (Terminated if terminated else SystemExit)(error.exit_code) from None
+                    raise ended(error.exit_code) from None
                 raise
             result, brought = torch.load(home, weights_only=False)  # our own child wrote it, a moment ago
         take(brought)

@@ -23,7 +23,7 @@ from holdfast.errors import ConfigError, HoldfastError, SaveFailed
 from holdfast.log import logger
 from holdfast.policy.values import Event, Moment, Progress, Record, Request, Score, Tally
 from holdfast.policy.what import What
-from holdfast.state.signals import Signals, Terminated, exit_code
+from holdfast.state.signals import Signals, stop
 from holdfast.store import LocalStore
 from holdfast.training.agreement import Agreement
 from holdfast.training.by_path import ByPath
@@ -313,7 +313,7 @@ class Saving:
             self._agreement.poll()
         pending = self._agreement.signal
         if clean and pending is not None and not over:  # it came while the last save was written
-            _end(pending)
+            stop(pending)
 
     def settle(self) -> None:
         """Wait until nothing is under way, and say what failed."""
@@ -389,10 +389,4 @@ class Saving:
             self._keep_this(Request(pending.name, Event.SIGNAL, here.keeper()), here)
             logger.info("%s: saved at step %s, stopping", pending.name, f"{self._progress().steps:,}")
         self.group.barrier(phase="stop")  # rank 0, with whom all talk, is not to end before the others have heard
-        _end(pending)
-
-
-def _end(pending: signal.Signals) -> NoReturn:
-    if pending is signal.SIGINT:
-        raise KeyboardInterrupt
-    raise (Terminated if pending is signal.SIGTERM else SystemExit)(exit_code(pending))
+        stop(pending)

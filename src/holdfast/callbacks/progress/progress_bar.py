@@ -216,48 +216,19 @@ class ProgressBar(Callback):
         self._count(trainer, pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go on with the training."""
+        """Leave the result, or go on with the training."""
         self._end(trainer, pl_module)
+
+    on_test_batch_end = on_predict_batch_end = on_validation_batch_end
+    on_test_end = on_predict_end = on_validation_end
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count."""
         self._begin(RunningStage.TESTING, self.test_description, _total(trainer, "num_test_batches"))
 
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Count."""
-        self._count(trainer, pl_module)
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the result."""
-        self._end(trainer, pl_module)
-
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count."""
         self._begin(RunningStage.PREDICTING, self.predict_description, _total(trainer, "num_predict_batches"))
-
-    def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Count."""
-        self._count(trainer, pl_module)
-
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the result."""
-        self._end(trainer, pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Give the terminal back."""
