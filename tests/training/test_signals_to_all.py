@@ -32,12 +32,12 @@ from holdfast.state.feeds import started
 from holdfast.state.signals import Signals
 
 with Signals():
-    held = started(DataLoader(range(9), num_workers=1))
+    held = started(DataLoader(range(9), num_workers=2))  # of one, Python itself hears first how it ended
     print(next(held).item())
 """
 
 
 def test_a_worker_that_is_left_over_ends_with_its_parent():
-    """At its exit Python terminates what is left of its children and waits for them: no signal is answered then."""
+    """At its exit Python terminates what is left of its children and waits for them; torch finds no fault with that."""
     done = subprocess.run([sys.executable, "-c", HELD], capture_output=True, text=True, timeout=100, check=False)
-    assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
+    assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")
